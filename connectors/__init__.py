@@ -1,0 +1,1 @@
+"""The sources harvester can read, one file or folder each."""

@@ -1,0 +1,1 @@
+"""Impact candidates: proposing, wording and keeping them."""

@@ -1,0 +1,184 @@
+"""Changes, what was expected of them, and the candidates that come of them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from harvester.differ.result import Caveat, Comparison
+
+
+class Direction(StrEnum):
+    """What an expectation hopes for."""
+
+    LOWER = "lower"
+    HIGHER = "higher"
+    HELD = "held"
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """
+    One expected effect, resolved against what is collected.
+
+    Attributes:
+        subject: ``checkout``.
+        metric: ``latency``.
+        statistic: ``p95``.
+        direction: lower, higher or held.
+        by_percent: At least by how much, or None.
+    """
+
+    subject: str
+    metric: str
+    statistic: str
+    direction: Direction
+    by_percent: float | None = None
+
+    def __str__(self) -> str:
+        size = f" by {self.by_percent:g}%" if self.by_percent is not None else ""
+        return f"{self.subject} {self.metric} {self.statistic} {self.direction}{size}"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """
+    Something the engineer did.
+
+    Attributes:
+        name: Unique: ``checkout-index``.
+        subjects: What it touches; empty means every subject.
+        registered: When harvester was told, milliseconds UTC.
+        baseline_start: Start of the frozen window, milliseconds UTC.
+        baseline_end: Its end.
+        shipped: Live from, milliseconds UTC, or None while it is not.
+        expect: Expected effects; those named before ``shipped`` are confirmatory.
+        links: Pull request, commit, deploy.
+        title: The action in the user's words, or ``""``.
+        because: The reason in the user's words, or ``""``.
+        retrospective: The baseline was rebuilt after the fact.
+        frozen: Digests of the frozen copies, oldest first.
+    """
+
+    name: str
+    subjects: tuple[str, ...]
+    registered: int
+    baseline_start: int
+    baseline_end: int
+    shipped: int | None = None
+    expect: tuple[Expectation, ...] = ()
+    links: tuple[str, ...] = ()
+    title: str = ""
+    because: str = ""
+    retrospective: bool = False
+    frozen: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the stored form."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Change:
+        """Return the change whose ``as_json`` is given."""
+        expect = tuple(Expectation(**{**e, "direction": Direction(e["direction"])}) for e in data["expect"])
+        tuples = {name: tuple(data[name]) for name in ("subjects", "links", "frozen")}
+        return cls(**{**data, **tuples, "expect": expect})
+
+
+class Status(StrEnum):
+    """The life of a candidate."""
+
+    PROPOSED = "proposed"
+    ACCEPTED = "accepted"
+    DISMISSED = "dismissed"
+
+
+class Grade(StrEnum):
+    """How much a candidate may be leant on, the strongest first."""
+
+    CONFIRMED = "confirmed"  # confirmatory and replicated
+    EXPECTED = "expected"  # confirmatory
+    EXACT = "exact"  # known exactly
+    EXPLORED = "explored"  # found by looking
+    OBSERVED = "observed, not proven"
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Something else that happened near the change and may explain the difference."""
+
+    text: str
+    at: int
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """
+    A comparison worth telling.
+
+    Attributes:
+        id: Stable: change, subject, metric and statistic of the headline.
+        subject: ``checkout``.
+        change: The change's name.
+        sentence: Built from the numbers by templates.
+        verdict: The headline's.
+        grade: See ``Grade``.
+        status: See ``Status``.
+        headline: The strongest comparison.
+        support: Others that say the same.
+        contradictions: Those that speak against it.
+        causes: Competing causes, ranked.
+        caveats: The headline's and the candidate's own, the strongest first.
+        created: Milliseconds UTC.
+        reason: Why it was dismissed, or ``""``.
+    """
+
+    id: str
+    subject: str
+    change: str
+    sentence: str
+    verdict: str
+    grade: Grade
+    status: Status
+    headline: Comparison
+    support: tuple[Comparison, ...] = ()
+    contradictions: tuple[Comparison, ...] = ()
+    causes: tuple[Cause, ...] = ()
+    caveats: tuple[Caveat, ...] = field(default=())
+    created: int = 0
+    reason: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the published JSON form."""
+        return {
+            "id": self.id,
+            "subject": self.subject,
+            "change": self.change,
+            "sentence": self.sentence,
+            "verdict": self.verdict,
+            "grade": str(self.grade),
+            "status": str(self.status),
+            "headline": self.headline.as_json(),
+            "support": [one.as_json() for one in self.support],
+            "contradictions": [one.as_json() for one in self.contradictions],
+            "causes": [asdict(one) for one in self.causes],
+            "caveats": [{"code": c.code, "text": c.text, "data": dict(c.data)} for c in self.caveats],
+            "created": self.created,
+            "reason": self.reason,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Candidate:
+        """Return the candidate whose ``as_json`` is given."""
+        return cls(
+            **{name: data[name] for name in ("id", "subject", "change", "sentence", "verdict", "created", "reason")},
+            grade=Grade(data["grade"]),
+            status=Status(data["status"]),
+            headline=Comparison.from_json(data["headline"]),
+            support=tuple(Comparison.from_json(one) for one in data["support"]),
+            contradictions=tuple(Comparison.from_json(one) for one in data["contradictions"]),
+            causes=tuple(Cause(**one) for one in data["causes"]),
+            caveats=tuple(Caveat(c["code"], c["text"], tuple(c["data"].items())) for c in data["caveats"]),
+        )

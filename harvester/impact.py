@@ -1,0 +1,450 @@
+"""
+One change against the store: what is frozen for it, what the differ says of it, which candidates come of it.
+
+This is where stored readings meet the differ. It prints nothing and asks no clock; ``cli`` and ``daemon`` call it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from harvester.candidates.model import Candidate, Cause, Change, Direction, Expectation
+from harvester.differ.result import CLAIMS, Comparison, Mode, Power, Verdict
+from harvester.errors import UsageError
+from harvester.readings import DAY, HOUR, STATISTICS, Metric, Readings, Series, Shape, Subject, Window
+
+if TYPE_CHECKING:
+    from harvester.settings import Settings
+    from harvester.store import FrozenCopy, Store
+
+BASELINE = 28 * DAY
+"""How far back a baseline is frozen."""
+
+HISTORY = 28 * DAY
+"""How much is frozen before it, so that the model sees the series' own drift."""
+
+MOST_AFTER = 28
+"""An after-window never grows beyond this many days."""
+
+FREEZE_PATIENCE = DAY
+"""How long a freeze waits for a source that does not answer before it takes what is there."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What was expected
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def metrics_of(settings: Settings) -> dict[str, Metric]:
+    """Return every metric the configured sources yield, by name; the first source's where two yield one name."""
+    found: dict[str, Metric] = {}
+    for one in settings.connectors.values():
+        for metric in one.definitions():
+            found.setdefault(metric.name, metric)
+    return found
+
+
+def parse_expectation(text: str, settings: Settings) -> Expectation:
+    """
+    Return what ``SUBJECT METRIC [STATISTIC] lower|higher|held [by N%]`` resolves to.
+
+    Raises:
+        UsageError: if a word resolves to nothing; the hint has the nearest names.
+    """
+    form = "SUBJECT METRIC [STATISTIC] lower|higher|held [by N%]"
+    words = text.split()
+    size = None
+    if len(words) >= 2 and words[-2] == "by":
+        if not (match := re.fullmatch(r"(\d+(?:\.\d+)?)%?", words[-1])):
+            raise UsageError("read expectation", repr(text), f"{words[-1]} is not a percentage", hint="by 10%")
+        size, words = float(match[1]), words[:-2]
+    if not 3 <= len(words) <= 4:
+        raise UsageError("read expectation", repr(text), "has too few or too many words", hint=form)
+    directions = [str(direction) for direction in Direction]
+    subject = _named("subject", words[0], list(settings.subjects), text)
+    metrics = metrics_of(settings)
+    metric = metrics[_named("metric", words[1], list(metrics), text)]
+    direction = Direction(_named("direction", words[-1], directions, text))
+    known = STATISTICS[metric.shape]
+    statistic = _named("statistic", words[2], list(known), text) if len(words) == 4 else metric.summaries[0]
+    return Expectation(subject, metric.name, statistic, direction, size)
+
+
+def _named(kind: str, word: str, known: Sequence[str], text: str) -> str:
+    if word in known:
+        return word
+    near = difflib.get_close_matches(word, known, 3, 0.5)
+    if near:
+        hint = f"did you mean {' or '.join(near)}?"
+    elif known:
+        hint = f"known: {', '.join(known[:12])}"
+    else:
+        hint = f"no {kind} is configured; see harvest init"
+    raise UsageError("read expectation", repr(text), f"there is no {kind} {word}", hint=hint)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Changes in the store
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def changes(store: Store) -> list[Change]:
+    """Return every change, in the order they were registered."""
+    return [Change.from_json(data) for data in store.list("change")]
+
+
+def find_change(store: Store, name: str) -> Change:
+    """
+    Return one change.
+
+    Raises:
+        UsageError: if there is none of that name.
+    """
+    data = store.get("change", name)
+    if data is not None:
+        return Change.from_json(data)
+    names = [one.name for one in changes(store)]
+    near = difflib.get_close_matches(name, names, 1)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names[-8:])}" if names else f"harvest baseline {name}"
+    raise UsageError("find change", name, "there is none of that name", hint=hint)
+
+
+def save_change(store: Store, change: Change) -> None:
+    """Keep a change; durable when it returns."""
+    store.put("change", change.name, change.as_json())
+
+
+def subjects_of(change: Change, settings: Settings) -> list[Subject]:
+    """Return the subjects a change touches; all of them where it names none."""
+    return [one for one in settings.subject_list if not change.subjects or one.name in change.subjects]
+
+
+def series_of(store: Store, subjects: Iterable[Subject]) -> list[tuple[Subject, Series]]:
+    """Return each stored series with the first of the subjects that owns it."""
+    wanted = tuple(subjects)
+    found = ((next((one for one in wanted if one.owns(series)), None), series) for series in store.series())
+    return [(subject, series) for subject, series in found if subject is not None]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Freezing
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def coverage_of(store: Store, series: Series) -> Window:
+    """Return the proven spans of one series."""
+    return store.coverage(series.source, series.metric.name, series.labels)
+
+
+def freeze(store: Store, settings: Settings, change: Change, until: int) -> Change:
+    """Freeze the readings of a change's subjects up to an instant, with their history; return the change that says so."""
+    window = Window.of(min(change.baseline_start, until - BASELINE) - HISTORY, until)
+    series = [one for _, one in series_of(store, subjects_of(change, settings))]
+    readings = [one for one in store.read(series, window) if len(one)]
+    coverage = {one.series: coverage_of(store, one.series) & window for one in readings}
+    digest = store.freeze(readings, coverage, window=window, note=f"baseline of {change.name}")
+    if digest in change.frozen:
+        return change
+    frozen = replace(change, frozen=(*change.frozen, digest))
+    save_change(store, frozen)
+    return frozen
+
+
+def settle(store: Store, settings: Settings, now: int) -> list[Change]:
+    """
+    Freeze whatever is ready to be frozen and return the changes it was done for.
+
+    A baseline is frozen once every source of ours was collected after it was registered, the segment up to ``shipped``
+    once every source was collected after that. A source that fails is waited for a day, then what is there is frozen.
+    """
+    done = []
+    for change in changes(store):
+        for target, told in ((change.baseline_end, change.registered), (change.shipped, change.shipped)):
+            if target is None or told is None or _frozen_until(store, change) >= target:
+                continue
+            if now - max(told, change.registered) < FREEZE_PATIENCE and not _collected_since(store, settings, target, told):
+                continue
+            change = freeze(store, settings, change, target)  # noqa: PLW2901  the second freeze builds on the first
+            done.append(change)
+    return done
+
+
+def _frozen_until(store: Store, change: Change) -> int:
+    return store.frozen(change.frozen[-1]).window.end if change.frozen else -1
+
+
+def _collected_since(store: Store, settings: Settings, target: int, told: int) -> bool:
+    for source in settings.connectors:
+        good = [one for one in store.collections(source, limit=50) if one.error is None]
+        if not any(one.window.end >= target and (one.started >= told or one.window.end >= told) for one in good):
+            return False
+    return True
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Comparing
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """The before and the after window of a change, and the whole days both have; history lies before ``before``."""
+
+    before: Window
+    after: Window
+    days: int
+
+
+def windows_of(change: Change, now: int) -> Windows:
+    """
+    Return ``[T - w, T)`` and ``[T, T + w)``, w the whole days since T, at least one and at most 28.
+
+    With one whole day the before-window is two days, the least the differ takes; the after-window stays one.
+
+    Raises:
+        UsageError: if the change is not shipped, or its instant lies ahead.
+    """
+    if change.shipped is None:
+        raise UsageError(
+            "compare", change.name, "is not shipped yet", hint=f"harvest shipped {change.name} [--at TIME]"
+        )
+    if change.shipped >= now:
+        raise UsageError("compare", change.name, "ships in the future", hint="harvest diff again once a day has passed")
+    days = max(1, min((now - change.shipped) // DAY, MOST_AFTER))
+    at = change.shipped
+    return Windows(Window.of(at - max(days, 2) * DAY, at), Window.of(at, at + days * DAY), days)
+
+
+def compare(
+    store: Store,
+    settings: Settings,
+    change: Change,
+    now: int,
+    *,
+    windows: Windows | None = None,
+    metrics: Sequence[str] = (),
+) -> list[Comparison]:
+    """
+    Return what the differ says of every series of a change's subjects, expected effects first.
+
+    The before side comes from the frozen copy where there is one; the after side from the store.
+    ``metrics`` narrows the question to metrics of those names.
+    """
+    from harvester.candidates.propose import mode_of
+    from harvester.differ.compare import Evidence, Onset, diff
+
+    windows = windows or windows_of(change, now)
+    at = windows.after.start
+    whole = Window.of(windows.before.start - HISTORY, windows.after.end)
+    frozen = _frozen_copy(store, change, at)
+    owned = [(subject, one) for subject, one in series_of(store, subjects_of(change, settings))]
+    if metrics:
+        owned = [(subject, one) for subject, one in owned if one.metric.name in metrics]
+    held = dict(zip([one for _, one in owned], store.read([one for _, one in owned], whole), strict=True))
+    earlier = {one.series: one for one in frozen.readings} if frozen else {}
+    results = []
+    for subject, group in _groups(owned).values():
+        newest, oldest = _sides(group, held, earlier, windows)
+        before = earlier.get(oldest, held[oldest])
+        proven = (frozen.coverage.get(oldest, Window()) if frozen and oldest in earlier else Window()) | coverage_of(
+            store, oldest
+        )
+        metric = newest.metric
+        expected = [one.statistic for one in change.expect if (one.subject, one.metric) == (subject.name, metric.name)]
+        for statistic in dict.fromkeys([*expected, *_statistics(metric, bool(expected))]):
+            mode = mode_of(change, subject.name, metric.name, statistic)
+            results.append(
+                diff(
+                    Evidence(before.within(windows.before), windows.before, proven & windows.before),
+                    Evidence(
+                        held[newest].within(windows.after), windows.after, coverage_of(store, newest) & windows.after
+                    ),
+                    at=at,
+                    history=before.within(Window.of(whole.start, windows.before.start)),
+                    statistic=statistic,
+                    subject=subject.name,
+                    mode=mode,
+                    onset=Onset.AVERAGED,
+                )
+            )
+    return sorted(results, key=_interest)
+
+
+def _statistics(metric: Metric, expected: bool) -> tuple[str, ...]:
+    """Headline only, unless the metric was named beforehand: every further question pays for the search."""
+    return metric.summaries if expected else metric.summaries[:1]
+
+
+def _frozen_copy(store: Store, change: Change, at: int) -> FrozenCopy | None:
+    copies = [store.frozen(digest) for digest in reversed(change.frozen)]
+    return next((one for one in copies if one.window.end >= at), None)
+
+
+def _groups(owned: Sequence[tuple[Subject, Series]]) -> dict[tuple[object, ...], tuple[Subject, list[Series]]]:
+    """Group series that differ in their definition only, in the order they were first stored."""
+    groups: dict[tuple[object, ...], tuple[Subject, list[Series]]] = {}
+    for subject, one in owned:
+        key = (subject.name, one.source, one.metric.name, one.labels)
+        groups.setdefault(key, (subject, []))[1].append(one)
+    return groups
+
+
+def _sides(
+    group: Sequence[Series], held: Mapping[Series, Readings], earlier: Mapping[Series, Readings], windows: Windows
+) -> tuple[Series, Series]:
+    """
+    Return the series of the after and of the before side: one definition for both where one has readings on both.
+
+    Where none has, the newest definition with readings stands on each side, and the differ refuses them by name.
+    """
+    after = [one for one in group if len(held[one].within(windows.after))]
+    before = [one for one in group if len(earlier.get(one, held[one]).within(windows.before))]
+    both = [one for one in after if one in before]
+    if both:
+        return both[-1], both[-1]
+    newest = after[-1] if after else group[-1]
+    return newest, before[-1] if before else newest
+
+
+def _interest(one: Comparison) -> tuple[int, int, float]:
+    order = [Verdict.REGRESSED, Verdict.IMPROVED, Verdict.CHANGED, Verdict.EXACT, Verdict.UNCHANGED, Verdict.UNCLEAR]
+    rank = order.index(one.verdict) if one.verdict in order else len(order)
+    return int(one.mode is not Mode.CONFIRMATORY), rank, one.p if one.p is not None else 1.0
+
+
+def baseline_power(
+    store: Store, settings: Settings, change: Change
+) -> list[tuple[Subject, Series, str, float | None, tuple[Power, ...]]]:
+    """
+    Return, for each expected effect (or each headline where none was named), its present value and what could be seen.
+
+    The value is the window summary over the baseline window; the power is for 7, 14 and 28 more days.
+    """
+    from harvester.differ.compare import Evidence, power, summarise
+
+    window = Window.of(change.baseline_start, change.baseline_end)
+    wanted = {(one.subject, one.metric): one.statistic for one in change.expect}
+    owned = [
+        (subject, one, wanted.get((subject.name, one.metric.name), one.metric.summaries[0]))
+        for subject, one in series_of(store, subjects_of(change, settings))
+        if not wanted or (subject.name, one.metric.name) in wanted
+    ]
+    whole = Window.of(window.start - HISTORY, window.end)
+    found = []
+    for (subject, series, statistic), readings in zip(
+        owned, store.read([one for _, one, _ in owned], whole), strict=True
+    ):
+        inside = readings.within(window)
+        if not len(inside):
+            continue
+        evidence = Evidence(inside, window, coverage_of(store, series) & window)
+        value = summarise(inside, evidence.coverage, statistic)[0]
+        history = readings.within(Window.of(whole.start, window.start))
+        seen = power(evidence, at=window.end, history=history, statistic=statistic)
+        found.append((subject, series, statistic, value, seen))
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Candidates
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def candidates(store: Store) -> list[Candidate]:
+    """Return every candidate kept, the newest last."""
+    return [Candidate.from_json(data) for data in store.list("candidate")]
+
+
+def propose(store: Store, settings: Settings, change: Change, now: int, found: Sequence[Comparison]) -> list[Candidate]:
+    """Turn comparisons of one change into candidates and keep them; return them, the strongest first."""
+    from harvester.candidates.propose import propose as propose_from
+
+    kept = candidates(store)
+    proposed = propose_from(change, found, causes=causes(store, change, now), now=now, existing=kept)
+    before = {one.id: one for one in kept}
+    for one in proposed:
+        if before.get(one.id) != one:
+            store.put("candidate", one.id, one.as_json())
+    gone = {one.id for one in kept if one.change == change.name and one.status == "proposed"}
+    for name in gone - {one.id for one in proposed}:
+        store.delete("candidate", name)  # proposed earlier, no longer said by the evidence; its history stays
+    return proposed
+
+
+def refresh(store: Store, settings: Settings, now: int) -> tuple[list[Candidate], list[Comparison]]:
+    """Compare and propose for every shipped change; return all candidates and the comparisons that claim nothing."""
+    proposed: list[Candidate] = []
+    open_questions: list[Comparison] = []
+    for change in changes(store):
+        if change.shipped is None or change.shipped >= now:
+            continue
+        found = compare(store, settings, change, now)
+        proposed += propose(store, settings, change, now, found)
+        expected = {(one.subject, one.metric, one.statistic) for one in change.expect}
+        open_questions += [
+            one
+            for one in found
+            if one.verdict not in CLAIMS | {Verdict.EXACT} and (one.subject, one.metric, one.statistic) in expected
+        ]
+    return proposed, open_questions
+
+
+def causes(store: Store, change: Change, now: int) -> list[Cause]:
+    """Return what else the store knows of near a change: other changes inside its two windows, the nearest first."""
+    if change.shipped is None:
+        return []
+    windows = windows_of(change, now)
+    span = Window.of(windows.before.start, windows.after.end)
+    near = [
+        Cause(f"{one.name} shipped", one.shipped, "change")
+        for one in changes(store)
+        if one.name != change.name
+        and one.shipped is not None
+        and span.start <= one.shipped < span.end
+        and (not one.subjects or not change.subjects or set(one.subjects) & set(change.subjects))
+    ]
+    at = change.shipped
+    return sorted(near, key=lambda cause: abs(cause.at - at))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pictures
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def picture(store: Store, settings: Settings, comparison: Comparison, title: str = "") -> str | None:
+    """Return the before/after picture of a comparison as SVG, or None where nothing is held of its series."""
+    import numpy as np
+
+    from harvester.charts import comparison_svg
+    from harvester.differ.compare import summarise
+
+    series = next(
+        (
+            one
+            for one in store.series(source=comparison.source, metric=comparison.metric)
+            if one.labels == comparison.labels and one.metric.definition == comparison.definition
+        ),
+        None,
+    )
+    if series is None:
+        return None
+    window = Window.of(comparison.before.start, comparison.after.end)
+    (readings,) = store.read([series], window)
+    coverage = coverage_of(store, series) & window
+    gaps = window - coverage
+    if series.metric.shape is Shape.LEVEL:
+        at, value = readings.at, readings.value  # type: ignore[union-attr]  a level has both columns
+    else:
+        length = DAY if series.metric.shape in (Shape.COUNT, Shape.EVENT) else 6 * HOUR
+        parts = list(window.split(length))
+        values = [summarise(readings.within(one), coverage & one, comparison.statistic)[0] for one in parts]
+        at = np.array([one.start + length // 2 for one in parts], dtype=np.int64)
+        value = np.array([np.nan if one is None else one for one in values], dtype=np.float64)
+    return comparison_svg(comparison, at, value, comparison.after.start, gaps=gaps, title=title)
+
+

@@ -1,0 +1,349 @@
+"""
+Settings: one TOML file, overridden by the environment, checked whole before anything is contacted.
+
+The file is the one given by ``--config``, else ``$HARVESTER_CONFIG``, else ``./harvester.toml``, else
+``harvester.toml`` in the user's configuration folder. ``HARVESTER_STORE__URL`` overrides ``url`` of ``[store]``, and so
+on for every key. An unknown key at any depth is an error that names file, line and key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from datetime import time
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from harvester.catalog import pack
+from harvester.connector import Connector, Duration, parse_duration
+from harvester.errors import ConfigError
+from harvester.readings import Subject, labels_of
+from harvester.registry import connector
+
+FILE_NAME = "harvester.toml"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+
+
+class Section(BaseModel):
+    """A table of the file; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def data_folder() -> Path:
+    """Return the folder for the store where none is configured."""
+    from platformdirs import user_data_path
+
+    return user_data_path("harvester")
+
+
+class StoreSection(Section):
+    """``[store]``: where the readings are kept."""
+
+    url: str = Field(default_factory=lambda: f"sqlite:///{data_folder() / 'harvester.db'}")
+
+
+def _zone(value: object) -> object:
+    if isinstance(value, str) and value not in available_timezones():
+        near = difflib.get_close_matches(value, available_timezones(), 1)
+        raise ValueError(f"{value!r} is not a time zone" + (f"; did you mean {near[0]}?" if near else ""))
+    return value
+
+
+class DigestSection(Section):
+    """``[digest]``: when the weekly digest is composed, in the reader's zone."""
+
+    zone: Annotated[str, BeforeValidator(_zone)] = "UTC"
+    weekday: Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"] = "monday"
+    at: time = time(8, 0)
+
+    @property
+    def zoneinfo(self) -> ZoneInfo:
+        """The reader's zone."""
+        return ZoneInfo(self.zone)
+
+
+class MailSection(Section):
+    """``[mail]``: how the digest is sent. Without it the digest is shown by ``harvest digest`` only."""
+
+    host: str
+    port: int = Field(default=587, ge=1, le=65535)
+    security: Literal["starttls", "tls", "none"] = "starttls"
+    username: str | None = None
+    password_env: str | None = None
+    password_file: Path | None = None
+    sender: str = Field(pattern=r"^[^\s@]+@[^\s@]+$")
+    recipients: tuple[Annotated[str, Field(pattern=r"^[^\s@]+@[^\s@]+$")], ...] = Field(min_length=1)
+    timeout: Duration = Field(default_factory=lambda: parse_duration("30s"))
+
+    def password(self) -> SecretStr | None:
+        """
+        Return the password, or None where none is named.
+
+        Raises:
+            ConfigError: if it is named and cannot be had.
+        """
+        if self.password_env:
+            found = os.environ.get(self.password_env)
+            if not found:
+                raise ConfigError(
+                    "read password of", "[mail]", f"the environment variable {self.password_env} is not set",
+                    hint=f"export {self.password_env}=...",
+                )
+            return SecretStr(found)
+        if self.password_file:
+            try:
+                if self.password_file.stat().st_mode & 0o077:
+                    raise ConfigError(
+                        "read password of", "[mail]", f"{self.password_file} can be read by others",
+                        hint=f"chmod 600 {self.password_file}",
+                    )
+                return SecretStr(self.password_file.read_text().strip())
+            except OSError as e:
+                raise ConfigError("read password of", "[mail]", f"{self.password_file}: {e.strerror}") from e
+        return None
+
+
+class SubjectSection(Section):
+    """``[subjects.NAME]``: a thing the engineer works on, by what each source calls it."""
+
+    prometheus: dict[str, str] = Field(default_factory=dict)
+    pagerduty_service: str = ""
+    repositories: tuple[Annotated[str, Field(pattern=r"^[^/\s]+/[^/\s]+$")], ...] = ()
+    database: str = ""
+
+    def subject(self, name: str) -> Subject:
+        """Return it in the vocabulary's form."""
+        return Subject(
+            name, labels_of(self.prometheus), self.pagerduty_service, self.repositories, self.database
+        )
+
+
+class _File(PydanticBaseSettingsSource):
+    """The TOML file as a source of settings; what the environment says wins over it."""
+
+    def __init__(self, settings_class: type[BaseSettings], content: Mapping[str, Any]) -> None:
+        super().__init__(settings_class)
+        self.content = dict(content)
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002  the base class fixes it
+        return self.content.get(field_name), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        return self.content
+
+
+class Settings(BaseSettings):
+    """
+    Everything that can be set.
+
+    Attributes:
+        store: Where readings are kept.
+        digest: When the digest is composed.
+        mail: How it is sent, or None.
+        subjects: The things the engineer works on.
+        sources: Options of each configured source, as they stand in the file; ``connectors`` has them checked.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix="HARVESTER_", env_nested_delimiter="__"
+    )
+
+    store: StoreSection = Field(default_factory=StoreSection)
+    digest: DigestSection = Field(default_factory=DigestSection)
+    mail: MailSection | None = None
+    subjects: dict[Annotated[str, Field(pattern=NAME)], SubjectSection] = Field(default_factory=dict)
+    sources: dict[Annotated[str, Field(pattern=NAME)], dict[str, Any]] = Field(default_factory=dict)
+
+    _path: Path | None = PrivateAttr(default=None)
+    _text: str = PrivateAttr(default="")
+
+    @field_validator("sources")
+    @classmethod
+    def _name_a_connector(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name, options in value.items():
+            if not isinstance(options.get("connector"), str):
+                raise ValueError(f'source {name} needs connector = "..."')
+        return value
+
+    @property
+    def path(self) -> Path | None:
+        """The file they were read from, or None."""
+        return self._path
+
+    @cached_property
+    def subject_list(self) -> tuple[Subject, ...]:
+        """The subjects, in the order of the file."""
+        return tuple(section.subject(name) for name, section in self.subjects.items())
+
+    @cached_property
+    def connectors(self) -> Mapping[str, Connector]:
+        """
+        The configured sources by name, each checked by its connector; nothing is contacted.
+
+        Raises:
+            ConfigError: naming file, line and key.
+        """
+        return {name: self._connector(name, dict(options)) for name, options in self.sources.items()}
+
+    def _connector(self, name: str, options: dict[str, Any]) -> Connector:
+        place = ("sources", name)
+        try:
+            kind = connector(options.pop("connector"))
+            for own in ("source", "subjects"):
+                if own in options:
+                    raise ConfigError("find", own, "is given by harvester itself", hint="remove the key")
+            if "metrics" in kind.model_fields:
+                packs = options.pop("packs", [])
+                if isinstance(packs, str) or not all(isinstance(one, str) for one in packs):
+                    raise ConfigError("read", "packs", "must be a list of names", hint='packs = ["http"]')
+                packed = [metric for one in packs for metric in pack(one)["metrics"]]
+                own_metrics = options.get("metrics", [])
+                named = {metric.get("name") for metric in own_metrics if isinstance(metric, dict)}
+                options["metrics"] = [*own_metrics, *(metric for metric in packed if metric["name"] not in named)]
+            return kind(source=name, subjects=self.subject_list, **options)
+        except ConfigError as e:
+            raise ConfigError(e.operation, f"{e.target} in {self._where(place)}", e.cause, hint=e.hint) from e
+        except ValidationError as e:
+            raise _config_error(e, self._path, self._text, place, set(kind.model_fields)) from None
+
+    def _where(self, place: Sequence[str]) -> str:
+        line = line_of(self._text, place)
+        return f"{self._path}{f', line {line}' if line else ''}, {'.'.join(place)}" if self._path else ".".join(place)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  the base class fixes the names
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        content = getattr(init_settings, "init_kwargs", {})
+        return env_settings, _File(settings_cls, content)
+
+
+def find(given: Path | None = None, environ: Mapping[str, str] | None = None) -> Path | None:
+    """
+    Return the file to read, or None where there is none.
+
+    Raises:
+        ConfigError: if a file was named and is not there.
+    """
+    from platformdirs import user_config_path
+
+    environ = os.environ if environ is None else environ
+    named = environ.get("HARVESTER_CONFIG")
+    for path, said in ((given, "--config"), (Path(named) if named else None, "$HARVESTER_CONFIG")):
+        if path is not None and not path.is_file():
+            raise ConfigError(
+                "read settings", str(path), f"the file named by {said} is not there", hint="harvest init writes one"
+            )
+        if path is not None:
+            return path
+    usual = (Path(FILE_NAME), user_config_path("harvester") / FILE_NAME)
+    return next((path for path in usual if path.is_file()), None)
+
+
+def load(given: Path | None = None) -> Settings:
+    """
+    Read and check the settings; every source's options included.
+
+    Raises:
+        ConfigError: with file, line and key of the first thing that is wrong.
+    """
+    path = find(given)
+    text = ""
+    content: dict[str, Any] = {}
+    if path is not None:
+        try:
+            text = path.read_text(encoding="utf-8")
+            content = tomllib.loads(text)
+        except OSError as e:
+            raise ConfigError("read settings", str(path), e.strerror or "cannot be read", hint="is it yours?") from e
+        except UnicodeDecodeError as e:
+            raise ConfigError("read settings", str(path), "is not UTF-8 text", hint="save it as UTF-8") from e
+        except tomllib.TOMLDecodeError as e:
+            raise ConfigError("read settings", str(path), f"is not TOML: {e}", hint="strings need quotes") from e
+    try:
+        settings = Settings(**content)
+    except ValidationError as e:
+        raise _config_error(e, path, text, (), set()) from None
+    settings._path, settings._text = path.resolve() if path else None, text  # noqa: SLF001  our own private fields
+    _ = settings.connectors
+    return settings
+
+
+def line_of(text: str, place: Sequence[str | int]) -> int | None:
+    r"""
+    Return the line, from 1, on which a key or table stands in TOML text, or None.
+
+    A key inside an inline value has that value's line.
+
+    >>> line_of("[store]\nurl = 1\n", ("store", "url"))
+    2
+    """
+    wanted = [str(part) for part in place]
+    best: tuple[int, int] | None = None
+    table: list[str] = []
+    seen: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*(\[\[?)\s*([^\]]+?)\s*\]", line):
+            table = [part.strip().strip("\"'") for part in header[2].split(".")]
+            if header[1] == "[[":
+                seen[header[2]] = seen.get(header[2], -1) + 1
+                table.append(str(seen[header[2]]))
+            here = table
+        elif key := re.match(r"\s*([A-Za-z0-9_.\"'-]+?)\s*=", line):
+            here = table + [part.strip("\"'") for part in key[1].split(".")]
+        else:
+            continue
+        if wanted[: len(here)] == here and (best is None or len(here) > best[0]):
+            best = len(here), number
+    return best[1] if best else None
+
+
+def _config_error(
+    error: ValidationError, path: Path | None, text: str, place: tuple[str, ...], keys: set[str]
+) -> ConfigError:
+    first = next(iter(sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")))
+    location = (*place, *(part for part in first["loc"] if part != "[key]"))
+    dotted = ".".join(str(part) for part in location) or "settings"
+    line = line_of(text, [str(part) for part in location])
+    target = f"{path}, line {line}, {dotted}" if path and line else f"{path}, {dotted}" if path else dotted
+    if first["type"] == "extra_forbidden":
+        directly = bool(keys) and len(location) == len(place) + 1
+        known = sorted(keys - {"source", "subjects"} if directly else _known(location))
+        near = difflib.get_close_matches(str(location[-1]), known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}" if known else ""
+        return ConfigError("read", target, "unknown key", hint=hint)
+    cause = re.sub(r"^Value error, ", "", first["msg"])
+    return ConfigError("read", target, cause[:1].lower() + cause[1:], hint="see harvester.example.toml")
+
+
+def _known(location: Sequence[str | int]) -> set[str]:
+    sections: dict[str, type[BaseModel]] = {
+        "store": StoreSection, "digest": DigestSection, "mail": MailSection, "subjects": SubjectSection,
+    }
+    if len(location) == 1:
+        return set(Settings.model_fields)
+    section = sections.get(str(location[0]))
+    return set(section.model_fields) if section else set()

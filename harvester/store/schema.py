@@ -1,0 +1,114 @@
+"""The tables, the same on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text
+
+VERSION = 1
+"""What ``meta`` says of a store written by this code; see ``migrations``."""
+
+metadata = MetaData()
+
+# On SQLite only a column declared INTEGER is the rowid itself.
+_Key = BigInteger().with_variant(Integer, "sqlite")
+
+meta = Table("meta", metadata, Column("key", Text, primary_key=True), Column("value", Text, nullable=False))
+
+series = Table(
+    "series",
+    metadata,
+    Column("id", _Key, primary_key=True, autoincrement=True),
+    Column("source", Text, nullable=False),
+    Column("metric", Text, nullable=False),
+    Column("labels", Text, nullable=False),  # JSON pairs, sorted
+    Column("definition", Text, nullable=False),
+    Column("shape", Text, nullable=False),
+    Column("unit", Text, nullable=False),
+    Column("specification", Text, nullable=False),  # the whole metric, JSON
+    Index("series_identity", "source", "metric", "labels", "definition", unique=True),
+)
+
+# id = series << 20 | UTC day: one series' days lie together, and a range of days is a range of ids.
+block = Table(
+    "block", metadata, Column("id", _Key, primary_key=True, autoincrement=False), Column("data", LargeBinary, nullable=False)
+)
+
+pending = Table(
+    "pending",
+    metadata,
+    Column("id", _Key, primary_key=True, autoincrement=True),
+    Column("block", BigInteger, nullable=False, index=True),
+    Column("data", LargeBinary, nullable=False),
+)
+
+occurrence = Table(
+    "occurrence",
+    metadata,
+    Column("series", BigInteger, ForeignKey("series.id"), primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("revision", BigInteger, nullable=False),
+    Column("start", BigInteger, nullable=False),
+    Column("end", BigInteger, nullable=False),
+    Column("attributes", Text, nullable=False),
+    Index("occurrence_start", "series", "start"),
+)
+
+coverage = Table(
+    "coverage",
+    metadata,
+    Column("source", Text, primary_key=True),
+    Column("metric", Text, primary_key=True),
+    Column("labels", Text, primary_key=True),  # JSON pairs, or "*" for every series of the metric
+    Column("start", BigInteger, primary_key=True),
+    Column("end", BigInteger, nullable=False),
+)
+
+state = Table("state", metadata, Column("source", Text, primary_key=True), Column("data", Text, nullable=False))
+
+collection = Table(
+    "collection",
+    metadata,
+    Column("id", _Key, primary_key=True, autoincrement=True),
+    Column("source", Text, nullable=False),
+    Column("data", Text, nullable=False),
+    Index("collection_source", "source", "id"),
+)
+
+# Every revision stays; the latest of a (kind, id) counts, and one without data is a deletion.
+document = Table(
+    "document",
+    metadata,
+    Column("revision", _Key, primary_key=True, autoincrement=True),
+    Column("kind", Text, nullable=False),
+    Column("id", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("data", Text),
+    Index("document_identity", "kind", "id", "revision"),
+)
+
+# What may exist once only, whoever comes first.
+once = Table(
+    "once", metadata, Column("kind", Text, primary_key=True), Column("id", Text, primary_key=True), Column("data", Text, nullable=False)
+)
+
+frozen = Table(
+    "frozen",
+    metadata,
+    Column("number", _Key, primary_key=True, autoincrement=True),
+    Column("digest", Text, nullable=False, unique=True),
+    Column("previous", Text, nullable=False),
+    Column("chain", Text, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Column("note", Text, nullable=False),
+    Column("content", LargeBinary, nullable=False),
+)
+
+lease = Table(
+    "lease",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("due", BigInteger),
+    Column("owner", Text, nullable=False, default=""),
+    Column("lease_until", BigInteger, nullable=False, default=0),
+    Column("fence", BigInteger, nullable=False, default=0),
+)
