@@ -1,0 +1,365 @@
+"""
+The connector against a real Prometheus with history made by promtool: the numbers that went in are those that come out.
+
+Samples lie on whole quarter minutes, so that an increase over closed ranges (Prometheus 2) is exact; Prometheus 3 leaves
+the older end out and extrapolates, which is allowed one per cent here.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from connectors.prometheus import Prometheus
+from harvester.connector import Batch
+from harvester.errors import ConnectorError
+from harvester.readings import DAY, HOUR, MINUTE, Counts, Distribution, Level, Ratio, Subject, Window
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(
+        not (shutil.which("prometheus") and shutil.which("promtool")), reason="prometheus and promtool are not installed"
+    ),
+]
+
+SCRAPE = 15_000
+BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0)
+CHECKOUT = Subject("checkout", (("service", "checkout"),))
+DAYS = 9
+
+
+@dataclass
+class Truth:
+    """What was put in, milliseconds UTC."""
+
+    end: int
+    gauge_at: np.ndarray
+    gauge: np.ndarray
+    pool_at: np.ndarray
+    pool: np.ndarray
+    gap: tuple[int, int]
+    outage: tuple[int, int]
+    down: tuple[int, int]
+    start: int
+    scrapes: np.ndarray
+    requests: np.ndarray
+    latencies: np.ndarray
+    errors: np.ndarray
+
+
+@dataclass
+class Server:
+    url: str
+    truth: Truth
+    exact: bool
+
+
+def lines_of(name, labels, at, values):
+    inside = ",".join(f'{key}="{value}"' for key, value in labels.items())
+    return [f"{name}{{{inside}}} {value!r} {stamp / 1000:.3f}" for stamp, value in zip(at.tolist(), values, strict=True)]
+
+
+def make_history() -> tuple[Truth, list[tuple[str, str, dict[str, str], np.ndarray, list[float]]]]:
+    generator = np.random.default_rng(7)
+    end = int(time.time() * 1000) // HOUR * HOUR - 3 * HOUR
+    at = np.arange(end - DAYS * DAY, end, MINUTE, dtype=np.int64)
+    gauge = generator.lognormal(0, 5, len(at)) * generator.choice([-1, 1], len(at))
+    gap = (end - 30 * HOUR, end - 30 * HOUR + 3 * MINUTE)
+    outage = (end - 5 * HOUR, end - 4 * HOUR)
+    kept = ((at < gap[0]) | (at >= gap[1])) & ((at < outage[0]) | (at >= outage[1]))
+
+    start = end - 12 * HOUR
+    down = (end - 2 * HOUR, end - 2 * HOUR + 10 * MINUTE)
+    scrapes = np.arange(start, end, SCRAPE, dtype=np.int64)
+    watched = (scrapes < outage[0]) | (scrapes >= outage[1])
+    requests = generator.poisson(20, len(scrapes))
+    latencies = np.zeros((len(scrapes), len(BOUNDS) + 1))
+    seconds = np.zeros(len(scrapes))
+    for index, number in enumerate(requests.tolist()):
+        drawn = generator.lognormal(-2, 0.7, number)
+        latencies[index] = np.bincount(np.searchsorted(BOUNDS, drawn), minlength=len(BOUNDS) + 1)
+        seconds[index] = drawn.sum()
+    errors = generator.binomial(requests, 0.02)
+    # The process restarts in the eighth hour: its counters begin again at what that scrape saw.
+    restart = np.searchsorted(scrapes, start + 8 * HOUR)
+
+    def running(increments):
+        total = np.cumsum(increments, axis=0, dtype=float)
+        total[restart:] -= total[restart - 1]
+        return total
+
+    up = np.where((scrapes >= down[0]) & (scrapes < down[1]), 0.0, 1.0)
+    job = {"service": "checkout", "instance": "a"}
+    families = [
+        ("gauge", "load", {"service": "checkout"}, at, gauge.tolist()),
+        ("gauge", "pool", {"service": "checkout"}, at[kept], (gauge[kept] + 1).tolist()),
+        ("gauge", "up", job, scrapes[watched], up[watched].tolist()),
+        ("counter", "req_total", {**job, "code": "200"}, scrapes[watched], running(requests - errors)[watched].tolist()),
+        ("counter", "req_total", {**job, "code": "500"}, scrapes[watched], running(errors)[watched].tolist()),
+    ]
+    cumulative = running(np.cumsum(latencies, axis=1))
+    for column, bound in enumerate((*BOUNDS, float("inf"))):
+        name = "+Inf" if bound == float("inf") else repr(bound)
+        families.append(("histogram", "lat_bucket", {**job, "le": name}, scrapes[watched], cumulative[watched, column].tolist()))
+    families.append(("histogram", "lat_sum", job, scrapes[watched], running(seconds)[watched].tolist()))
+    families.append(("histogram", "lat_count", job, scrapes[watched], cumulative[watched, -1].tolist()))
+    truth = Truth(
+        end, at, gauge, at[kept], gauge[kept] + 1, gap, outage, down, start, scrapes, requests, latencies, errors
+    )
+    return truth, families
+
+
+def write_blocks(folder: Path, families) -> None:
+    """One file a day: promtool keeps what a file holds in memory."""
+    first = min(int(at[0]) for _, _, _, at, _ in families) // DAY
+    last = max(int(at[-1]) for _, _, _, at, _ in families) // DAY
+    for day in range(first, last + 1):
+        text, seen = [], set()
+        for kind, name, labels, at, values in families:
+            low, high = np.searchsorted(at, [day * DAY, (day + 1) * DAY])
+            family = name.removesuffix("_total").removesuffix("_bucket").removesuffix("_sum").removesuffix("_count")
+            if low == high:
+                continue
+            if family not in seen:
+                seen.add(family)
+                text.append(f"# TYPE {family} {kind}")
+            text += lines_of(name, labels, at[low:high], values[low:high])
+        path = folder / f"{day}.om"
+        path.write_text("\n".join([*text, "# EOF", ""]))
+        subprocess.run(
+            ["promtool", "tsdb", "create-blocks-from", "openmetrics", "--max-block-duration=24h", path, folder / "data"],
+            check=True, capture_output=True, timeout=120,
+        )
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prometheus")
+    truth, families = make_history()
+    write_blocks(folder, families)
+    (folder / "prometheus.yml").write_text("scrape_configs: []\n")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [
+            "prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
+            "--storage.tsdb.retention.time=10y", f"--web.listen-address=127.0.0.1:{port}", "--log.level=error",
+        ],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(200):
+            try:
+                with urllib.request.urlopen(f"{url}/-/ready", timeout=2):
+                    break
+            except OSError:
+                time.sleep(0.1)
+        with urllib.request.urlopen(f"{url}/api/v1/status/buildinfo", timeout=5) as answer:
+            version = json.load(answer)["data"]["version"]
+        yield Server(url, truth, version.startswith("2."))
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def collect(server, window: Window, *metrics, **options) -> list[Batch]:
+    prometheus = Prometheus(source="prom", url=server.url, subjects=(CHECKOUT,), metrics=metrics, **options)
+    return list(prometheus.collect(window, {}))
+
+
+def whole(batches, kind):
+    """Return the readings of one series over all batches, in order of time, and its coverage."""
+    found = sorted((one for batch in batches for one in batch.readings if isinstance(one, kind)), key=lambda one: one.at[0])
+    assert len({one.series.labels for one in found}) == 1
+    covered = Window()
+    for batch in batches:
+        for one in batch.coverage:
+            covered |= one.window
+    return found, covered
+
+
+def level(name, **more):
+    return {"name": name, "shape": "level", "unit": "1", "query": f"{name}{{$selector}}", **more}
+
+
+def test_a_level_of_nine_days_comes_out_bit_for_bit_in_slices(server):
+    truth = server.truth
+    window = Window.of(truth.end - DAYS * DAY, truth.end)
+    batches = collect(server, window, level("load"))
+    found, covered = whole(batches, Level)
+    assert len(found) == 2, "12,960 steps need two slices"
+    assert batches[0].readings[0].at[0] > batches[1].readings[0].at[-1], "the newest comes first"
+    assert np.array_equal(np.concatenate([one.at for one in found]), truth.gauge_at)
+    assert np.array_equal(np.concatenate([one.value for one in found]), truth.gauge)
+    assert covered == window
+    assert found[0].series.labels == (("service", "checkout"),)
+
+
+def test_a_gap_of_three_minutes_and_an_outage_are_neither_read_nor_covered(server):
+    truth = server.truth
+    window = Window.of(truth.end - 40 * HOUR, truth.end)
+    found, covered = whole(collect(server, window, level("pool")), Level)
+    inside = truth.pool_at >= window.start
+    assert np.array_equal(found[0].at, truth.pool_at[inside])
+    assert np.array_equal(found[0].value, truth.pool[inside])
+    assert covered == window - Window((truth.gap, truth.outage))
+
+
+def test_an_expression_is_not_covered_while_its_samples_only_stand_still(server):
+    truth = server.truth
+    window = Window.of(truth.end - 40 * HOUR, truth.end)
+    metric = {"name": "pools", "shape": "level", "unit": "1", "query": "sum(pool{$selector}) or vector(0)"}
+    found, covered = whole(collect(server, window, metric), Level)
+    assert covered == window - Window((truth.gap, truth.outage))
+    assert len(found[0]) == covered.milliseconds // MINUTE
+
+
+def test_an_outage_longer_than_the_window_proves_nothing_even_with_a_fallback(server):
+    low, _ = server.truth.outage
+    metric = {"name": "pools", "shape": "level", "unit": "1", "query": "sum(pool{$selector}) or vector(0)"}
+    batches = collect(server, Window.of(low + 10 * MINUTE, low + 40 * MINUTE), metric)
+    assert not [one for batch in batches for one in (*batch.readings, *batch.coverage)]
+
+
+def test_counts_over_a_restart_and_an_outage_are_those_that_happened(server):
+    truth = server.truth
+    window = Window.of(truth.start, truth.end)
+    metric = {"name": "requests", "shape": "count", "counter": "req_total{$selector}"}
+    found, covered = whole(collect(server, window, metric), Counts)
+    number = truth_per_minute(truth, truth.requests)
+    at = np.arange(truth.start, truth.end, MINUTE)
+    proven = covered.contains_interval(found[0].at, MINUTE)
+    expected = number[np.searchsorted(at, found[0].at[proven])]
+    if server.exact:
+        assert found[0].number[proven] == pytest.approx(expected, abs=1e-6)
+    assert found[0].number[proven].sum() == pytest.approx(expected.sum(), rel=0.01)
+    assert not covered & Window((truth.outage,))
+    assert covered.share_of(window - Window((truth.outage,))) > 0.99
+
+
+def truth_per_minute(truth, increments):
+    """Sum what the scrapes inside ``(minute, minute + 1]`` added; the scrape at a minute's end closes it."""
+    edges = np.concatenate([[0], np.cumsum(increments)])
+    ends = np.searchsorted(truth.scrapes, np.arange(truth.start, truth.end, MINUTE), side="right")
+    after = np.searchsorted(truth.scrapes, np.arange(truth.start, truth.end, MINUTE) + MINUTE, side="right")
+    return edges[after] - edges[ends]
+
+
+def test_a_ratio_sums_its_parts_over_the_window(server):
+    truth = server.truth
+    window = Window.of(truth.start, truth.end)
+    metric = {
+        "name": "error_ratio", "shape": "ratio", "numerator": 'req_total{$selector,code=~"5.."}',
+        "denominator": "req_total{$selector}",
+    }
+    found, covered = whole(collect(server, window, metric), Ratio)
+    kept = found[0].within(covered)
+    rows = np.searchsorted(np.arange(truth.start, truth.end, MINUTE), kept.at)
+    numerator, denominator = truth_per_minute(truth, truth.errors)[rows], truth_per_minute(truth, truth.requests)[rows]
+    assert kept.numerator.sum() / kept.denominator.sum() == pytest.approx(
+        numerator.sum() / denominator.sum(), rel=1e-9 if server.exact else 0.01
+    )
+
+
+def test_the_quantile_of_summed_buckets_is_that_of_the_true_counts(server):
+    truth = server.truth
+    window = Window.of(truth.start, truth.end)
+    metric = {"name": "latency", "shape": "distribution", "unit": "seconds", "buckets": "lat_bucket{$selector}"}
+    found, covered = whole(collect(server, window, metric), Distribution)
+    assert len(found) == 1
+    assert found[0].series.metric.bounds == BOUNDS
+    kept = found[0].within(covered)
+    rows = np.searchsorted(np.arange(truth.start, truth.end, MINUTE), kept.at)
+    expected = np.stack([truth_per_minute(truth, column)[rows] for column in truth.latencies.T], axis=1)
+    tolerance = 1e-9 if server.exact else 0.01
+    assert kept.counts.sum(axis=0) == pytest.approx(expected.sum(axis=0), rel=tolerance)
+    assert quantile(kept.counts.sum(axis=0), 0.95) == pytest.approx(quantile(expected.sum(axis=0), 0.95), rel=tolerance)
+    assert (kept.total > 0).all()
+
+
+def quantile(counts, share):
+    edges, rank = np.array([0.0, *BOUNDS]), share * counts.sum()
+    return np.interp(rank, np.concatenate([[0], np.cumsum(counts[:-1])]), edges)
+
+
+def test_silence_is_zero_only_where_up_was_seen_and_not_0(server):
+    truth = server.truth
+    window = Window.of(truth.end - 6 * HOUR, truth.end)
+    metric = {"name": "lost", "shape": "count", "counter": "never_total{$selector}", "proof": "up{$selector}"}
+    found, covered = whole(collect(server, window, metric), Counts)
+    assert not found[0].number.any()
+    assert found[0].series.labels == CHECKOUT.labels
+    assert covered.contains_interval(found[0].at, MINUTE).all()
+    assert not covered & Window((truth.outage, truth.down))
+    assert covered.milliseconds >= (window - Window((truth.outage, truth.down))).milliseconds - 5 * MINUTE
+
+
+def test_a_typo_in_one_query_names_it_and_leaves_the_other_readings(server):
+    truth = server.truth
+    window = Window.of(truth.end - HOUR, truth.end)
+    wrong = {"name": "wrong", "shape": "level", "unit": "1", "query": "sum(load"}
+    prometheus = Prometheus(source="prom", url=server.url, subjects=(CHECKOUT,), metrics=(wrong, level("load")))
+    seen = []
+    with pytest.raises(ConnectorError, match=r"metric wrong: bad_data: .*parse error") as caught:
+        seen.extend(prometheus.collect(window, {}))  # keeps what came before the error
+    assert caught.value.hint
+    assert [one.series.metric.name for batch in seen for one in batch.readings] == ["load"]
+
+
+def test_an_empty_answer_says_which_name_was_meant(server):
+    truth = server.truth
+    batches = collect(server, Window.of(truth.end - HOUR, truth.end), level("lod"))
+    assert not any(batch.readings or batch.coverage for batch in batches)
+    [note] = [note for batch in batches for note in batch.notes]
+    assert "knows no metric lod; near it: load" in note
+
+
+def test_a_step_too_short_for_an_increase_is_explained(server):
+    truth = server.truth
+    metric = {"name": "requests", "shape": "count", "counter": "req_total{$selector}", "step_seconds": 10}
+    batches = collect(server, Window.of(truth.end - HOUR, truth.end - 1), metric)
+    [note] = [note for batch in batches for note in batch.notes]
+    assert "twice the scrape interval" in note
+
+
+def test_check_tells_version_reach_and_what_answers(server):
+    prometheus = Prometheus(source="prom", url=server.url, subjects=(CHECKOUT,), metrics=(level("load"), level("lod")))
+    health = prometheus.check()
+    text = "\n".join(f"{one.level}: {one.text}" for one in health.findings)
+    assert health.ok
+    assert "version" in text
+    assert "keeps 10y" in text
+    assert "warning: lod" in text
+    assert health.oldest is not None
+    assert abs(health.oldest - (server.truth.end - DAYS * DAY)) < 10 * HOUR
+    assert health.hosts == (server.url.removeprefix("http://"),)
+
+
+def test_the_same_window_gives_the_same_readings(server):
+    window = Window.of(server.truth.end - 3 * HOUR, server.truth.end)
+    metric = {"name": "latency", "shape": "distribution", "unit": "seconds", "buckets": "lat_bucket{$selector}"}
+    first, second = (whole(collect(server, window, metric), Distribution)[0][0] for _ in range(2))
+    assert np.array_equal(first.at, second.at)
+    assert np.array_equal(first.counts, second.counts)
+
+
+def test_small_slices_give_the_same_readings_and_coverage_as_one(server):
+    window = Window.of(server.truth.start, server.truth.end)
+    metric = {"name": "requests", "shape": "count", "counter": "req_total{$selector}"}
+    (one,), covered = whole(collect(server, window, metric), Counts)
+    several, covered_too = whole(collect(server, window, metric, max_points=100), Counts)
+    assert len(several) > 5
+    assert np.array_equal(np.concatenate([part.at for part in several]), one.at)
+    assert np.concatenate([part.number for part in several]) == pytest.approx(one.number)
+    assert covered_too == covered
