@@ -7,11 +7,17 @@ from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, LargeBina
 VERSION = 1
 """What ``meta`` says of a store written by this code; see ``migrations``."""
 
+DAY_BITS = 20
+"""A block's id is ``series << 20 | UTC day``: one series' days lie together, and a range of days is a range of ids."""
+
+DAY_MASK = (1 << DAY_BITS) - 1
+
 metadata = MetaData()
 
 # On SQLite only a column declared INTEGER is the rowid itself.
 _Key = BigInteger().with_variant(Integer, "sqlite")
 
+# Beside schema_version: the last pending row ever folded, and the last link of the chain of frozen copies.
 meta = Table("meta", metadata, Column("key", Text, primary_key=True), Column("value", Text, nullable=False))
 
 series = Table(
@@ -28,16 +34,24 @@ series = Table(
     Index("series_identity", "source", "metric", "labels", "definition", unique=True),
 )
 
-# id = series << 20 | UTC day: one series' days lie together, and a range of days is a range of ids.
 block = Table(
-    "block", metadata, Column("id", _Key, primary_key=True, autoincrement=False), Column("data", LargeBinary, nullable=False)
+    "block",
+    metadata,
+    Column("id", _Key, primary_key=True, autoincrement=False),
+    Column("folded", BigInteger, nullable=False),  # pending rows up to this one are in the block already
+    Column("data", LargeBinary, nullable=False),
 )
 
+# What a batch brought in small pieces, all its series in one row. Ids only ever rise, also when the table was emptied,
+# since blocks remember them; so they are given by the store. No index beside the key: every commit would rewrite it.
 pending = Table(
     "pending",
     metadata,
-    Column("id", _Key, primary_key=True, autoincrement=True),
-    Column("block", BigInteger, nullable=False, index=True),
+    Column("id", _Key, primary_key=True, autoincrement=False),
+    Column("low", BigInteger, nullable=False),  # the smallest and the largest block id it has readings for
+    Column("high", BigInteger, nullable=False),
+    Column("first_day", BigInteger, nullable=False),  # of all its readings: should it be damaged, this much is doubtful
+    Column("last_day", BigInteger, nullable=False),
     Column("data", LargeBinary, nullable=False),
 )
 
@@ -47,6 +61,7 @@ occurrence = Table(
     Column("series", BigInteger, ForeignKey("series.id"), primary_key=True),
     Column("id", Text, primary_key=True),
     Column("revision", BigInteger, nullable=False),
+    Column("day", BigInteger, nullable=False),  # the UTC day it started
     Column("start", BigInteger, nullable=False),
     Column("end", BigInteger, nullable=False),
     Column("attributes", Text, nullable=False),
@@ -64,6 +79,16 @@ coverage = Table(
 )
 
 state = Table("state", metadata, Column("source", Text, primary_key=True), Column("data", Text, nullable=False))
+
+note = Table(
+    "note",
+    metadata,
+    Column("id", _Key, primary_key=True, autoincrement=True),
+    Column("source", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("text", Text, nullable=False),
+    Index("note_source", "source", "id"),
+)
 
 collection = Table(
     "collection",
@@ -88,7 +113,11 @@ document = Table(
 
 # What may exist once only, whoever comes first.
 once = Table(
-    "once", metadata, Column("kind", Text, primary_key=True), Column("id", Text, primary_key=True), Column("data", Text, nullable=False)
+    "once",
+    metadata,
+    Column("kind", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("data", Text, nullable=False),
 )
 
 frozen = Table(
@@ -112,3 +141,6 @@ lease = Table(
     Column("lease_until", BigInteger, nullable=False, default=0),
     Column("fence", BigInteger, nullable=False, default=0),
 )
+
+BLOBS = (("block", "data"), ("pending", "data"), ("frozen", "content"))
+"""Columns that hold compressed bytes, which PostgreSQL need not try to compress again."""

@@ -1,65 +1,78 @@
 """
 Readings in, readings out.
 
-Writing is optimistic: blocks are read, merged and encoded outside any lock; a short ``BEGIN IMMEDIATE`` checks that
-nobody changed them meanwhile and writes. Small batches wait as pending rows, which readers merge last and ``fold``
-turns into blocks.
+Writing is optimistic: blocks are read, merged and encoded outside any lock; a short transaction that no other writer
+shares checks that nobody changed them meanwhile and writes. Small batches wait as pending rows, which readers merge
+last and ``fold`` turns into blocks. A block says up to which pending row it has everything, so that folding may be
+interrupted anywhere and nothing is applied twice or in the wrong order.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
+import logging
 import struct
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import sqlalchemy as sa
-from sqlalchemy import Connection, Engine, delete, event, func, select, update
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy import Connection, delete, func, select, update
 
-from harvester.connector import Batch
 from harvester.errors import DamagedBlock, StoreError, StoreVersion
-from harvester.readings import (
-    DAY,
-    Better,
-    Labels,
-    Metric,
-    Occurrences,
-    Readings,
-    Series,
-    Shape,
-    Silence,
-    Window,
-    labels_of,
-    to_datetime,
-    to_milliseconds,
-)
+from harvester.readings import DAY, Labels, Occurrences, Readings, Series, Shape, Window, to_datetime, to_milliseconds
 from harvester.store import schema
+from harvester.store.codec import (
+    CodecError,
+    Columns,
+    NewerFormatError,
+    columns_of,
+    decode,
+    decode_rows,
+    differing,
+    empty_columns,
+    encode,
+    encode_rows,
+    has_log_buckets,
+    merge,
+    readings_of,
+)
+from harvester.store.engine import Database
+from harvester.store.frozen import AlteredError, freeze_content, thaw_content
 from harvester.store.migrations import STEPS
 from harvester.store.records import Collection, FrozenCopy, Lease, Written
+from harvester.store.schema import DAY_BITS, DAY_MASK
+from harvester.store.texts import (
+    Identity,
+    identity_of,
+    labels_from,
+    labels_text,
+    metric_data,
+    metric_from,
+    spans_of,
+    window_from,
+)
+from harvester.store.waiting import Waiting
 
 if TYPE_CHECKING:
-    from harvester.store.codec import Columns
+    from harvester.connector import Batch
 
-_DAY_BITS = 20
-_DAY_MASK = (1 << _DAY_BITS) - 1
+logger = logging.getLogger(__name__)
+
 _MOST_PENDING_READINGS = 64
-"""A series' day with fewer new readings than this waits as a pending row."""
-_FOLD_AT = 20_000
-"""Pending rows are folded at the latest when there are this many."""
-_ANY = "*"
+"""A series' day with fewer new readings than this waits as pending, where it has a block already."""
+_FOLD_AT_ROWS = 500
+_FOLD_AT_BYTES = 4 << 20
+"""Pending rows are folded at the latest when there are this many, or this many bytes: readers look at all of them."""
 _CHUNK = 500
+_MOST_RANGES = 8
 
 
 def utc_now() -> datetime:
@@ -67,64 +80,72 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What the store has of one series' day; ``seen`` is the newest pending row that was looked at."""
+
+    folded: int
+    data: bytes | None
+    waiting: list[Columns]
+    seen: int
+
+    @property
+    def mark(self) -> tuple[int, bytes, int] | None:
+        """What changes whenever the block is written: cheap to read again."""
+        return None if self.data is None else (self.folded, self.data[:4], len(self.data))
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What becomes of one series' day: a block, or a pending piece, or neither where nothing is new."""
+
+    changed: int = 0
+    block: bytes | None = None
+    piece: Columns | None = None
+
+
 class Store:
     """
     One open store; may be used from several threads.
 
-    Every method that fails raises a ``StoreError`` whose text names no password.
+    Every method that fails raises a ``StoreError`` whose text names no password and no stored value.
     """
 
-    def __init__(self, engine: Engine, target: str, now: Callable[[], datetime]) -> None:
-        """Wrap an engine whose schema is up to date; use ``open``."""
-        self._engine = engine
-        self._target = target
+    def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
+        """Wrap a database whose schema is up to date; use ``open``."""
+        self._database = database
         self._now = now
-        self._series: dict[int, Series] = {}
-        self._ids: dict[Series, int] = {}
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
+        self._series: dict[int, tuple[str, Series]] = {}
+        self._numbers: dict[Series, int] = {}
+        self._by_identity: dict[Identity, int] = {}
 
     # -- opening ------------------------------------------------------------------------------------------------------
 
     @classmethod
     def open(cls, url: str, *, create: bool = True, now: Callable[[], datetime] = utc_now) -> Store:
         """
-        Open a store by its SQLAlchemy URL or a plain path, creating or migrating it where needed.
+        Open a store by its URL (``sqlite:///PATH``, ``postgresql+psycopg://``) or a plain path.
+
+        It is made where it is missing, and an older one is brought up to date after a copy was put beside it.
 
         Raises:
-            StoreVersion: if a newer harvester wrote it.
+            StoreVersion: if a newer harvester wrote it; it is left as it is.
             StoreError: if it cannot be opened, is no store, or is missing and ``create`` is false.
         """
-        if "://" not in url:
-            url = f"sqlite:///{url}"
+        database = Database(url, create=create)
+        store = cls(database, now)
         try:
-            parsed = make_url(url)
-        except ArgumentError as e:
-            raise StoreError("open store", "[store] url", "is not a database URL", hint="sqlite:///PATH") from e
-        target = parsed.database or "memory" if parsed.get_backend_name() == "sqlite" else parsed.render_as_string()
-        path = Path(parsed.database) if parsed.get_backend_name() == "sqlite" and parsed.database else None
-        if path is not None:
-            _prepare_file(path, create)
-        try:
-            engine = _engine(parsed)
-        except (NoSuchModuleError, ImportError) as e:
-            raise StoreError(
-                "open store", target, "the driver for this database is not installed",
-                hint="pip install 'harvester[postgres]' and use postgresql+psycopg://",
-            ) from e
-        store = cls(engine, target, now)
-        try:
-            with store._guard("open store"):
-                store._migrate(path)
-                if path is not None:
-                    path.chmod(0o600)
+            with database.guard("open store"):
+                store._migrate(create)
         except BaseException:
-            engine.dispose()
+            store.close()
             raise
         return store
 
     def close(self) -> None:
         """Close every connection."""
-        self._engine.dispose()
+        self._database.engine.dispose()
 
     def __enter__(self) -> Store:
         return self
@@ -135,348 +156,423 @@ class Store:
     @property
     def dialect(self) -> str:
         """``sqlite`` or ``postgresql``."""
-        return self._engine.dialect.name
+        return self._database.dialect
 
-    def _migrate(self, path: Path | None) -> None:
-        with self._read() as connection:
-            tables = set(sa.inspect(connection).get_table_names())
-            found = (
-                connection.scalar(select(schema.meta.c.value).where(schema.meta.c.key == "schema_version"))
-                if "meta" in tables
-                else None
-            )
+    def _migrate(self, create: bool) -> None:
+        with self._database.read() as connection:
+            version = self._version(connection)
+        if version is None:
+            if not create:
+                target = self._database.target
+                raise StoreError("open store", target, "holds no store yet", hint="harvest collect makes it")
+            with self._database.write(full_sync=True) as connection:
+                if self._version(connection) is None:  # else another process made it meanwhile
+                    schema.metadata.create_all(connection)
+                    if self.dialect == "postgresql":
+                        for table, column in schema.BLOBS:
+                            connection.execute(
+                                sa.text(f"ALTER TABLE {table} ALTER COLUMN {column} SET STORAGE EXTERNAL")
+                            )
+                    self._set_meta(connection, "schema_version", str(schema.VERSION))
+        elif version < schema.VERSION:
+            self._copy_aside(version)
+            with self._database.write(full_sync=True) as connection:
+                for number in range(self._version(connection) or version, schema.VERSION):
+                    STEPS[number](connection)
+                self._set_meta(connection, "schema_version", str(schema.VERSION))
+
+    def _version(self, connection: Connection) -> int | None:
+        """Return the schema version, None where there is no schema; refuse what is not ours or newer."""
+        target = self._database.target
+        tables = set(sa.inspect(connection).get_table_names())
+        found = self._meta(connection, "schema_version") if "meta" in tables else None
         if found is None:
             if tables:
                 raise StoreError(
-                    "open store", self._target, "is a database of something else",
+                    "open store", target, "is a database of something else",
                     hint="give harvester a file or database of its own in [store] url",
                 )
-            with self._write(full_sync=True) as connection:
-                schema.metadata.create_all(connection)
-                if self.dialect == "postgresql":
-                    for table, column in (("block", "data"), ("pending", "data"), ("frozen", "content")):
-                        connection.execute(sa.text(f"ALTER TABLE {table} ALTER COLUMN {column} SET STORAGE EXTERNAL"))
-                self._upsert(connection, schema.meta, [{"key": "schema_version", "value": str(schema.VERSION)}])
-            return
-        version = int(found)
-        if version > schema.VERSION:
+            return None
+        if int(found) > schema.VERSION:
             raise StoreVersion(
-                "open store", self._target,
-                f"has schema version {version}, this harvester knows up to {schema.VERSION}",
+                "open store", target, f"has schema version {found}, this harvester knows up to {schema.VERSION}",
                 hint="upgrade harvester; nothing was changed",
             )
-        if version < schema.VERSION:
-            if path is not None:
-                shutil.copy2(path, path.with_suffix(f".v{version}.backup"))
-            with self._write(full_sync=True) as connection:
-                for number in range(version, schema.VERSION):
-                    STEPS[number](connection)
-                self._upsert(connection, schema.meta, [{"key": "schema_version", "value": str(schema.VERSION)}])
+        return int(found)
 
-    # -- connections --------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _guard(self, operation: str) -> Iterator[None]:
-        try:
-            yield
-        except DBAPIError as e:
-            raise _store_error(operation, self._target, e) from e
-        except SQLAlchemyError as e:
-            raise StoreError(operation, self._target, type(e).__name__, hint="is the store reachable?") from e
-
-    @contextmanager
-    def _read(self) -> Iterator[Connection]:
-        with self._engine.connect() as connection, connection.begin():
-            yield connection
-
-    @contextmanager
-    def _write(self, *, full_sync: bool = False) -> Iterator[Connection]:
-        options = {"harvester_begin": "IMMEDIATE", "harvester_full": full_sync}
-        with self._engine.connect().execution_options(**options) as connection, connection.begin():
-            yield connection
-
-    def _upsert(self, connection: Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
-        if not rows:
+    def _copy_aside(self, version: int) -> None:
+        path = self._database.path
+        if path is None:
             return
-        insert = _insert_of(self.dialect)(table)
-        keys = [column.name for column in table.primary_key]
-        changed = {name: insert.excluded[name] for name in rows[0] if name not in keys}
-        connection.execute(insert.on_conflict_do_update(index_elements=keys, set_=changed), list(rows))
+        copy = path.with_name(f"{path.name}.v{version}.{to_milliseconds(self._now())}.backup")
+        copy.touch(0o600)
+        with self._database.outside() as connection:
+            connection.execute("VACUUM INTO ?", (str(copy),))
+
+    def _meta(self, connection: Connection, key: str) -> str | None:
+        return connection.scalar(select(schema.meta.c.value).where(schema.meta.c.key == key))
+
+    def _set_meta(self, connection: Connection, key: str, value: str) -> None:
+        self._database.upsert(connection, schema.meta, [{"key": key, "value": value}])
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with self._database.guard("read"), self._database.read() as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self, *, full_sync: bool = False, alone: bool = True) -> Iterator[Connection]:
+        with self._database.guard("write to"), self._database.write(full_sync=full_sync, alone=alone) as connection:
+            yield connection
 
     # -- series -------------------------------------------------------------------------------------------------------
 
     def series(self, *, source: str | None = None, metric: str | None = None) -> list[Series]:
-        """Return the stored series, in the order they first appeared."""
+        """Return the stored series with their whole metrics, in the order they first appeared."""
         query = select(schema.series).order_by(schema.series.c.id)
         if source is not None:
             query = query.where(schema.series.c.source == source)
         if metric is not None:
             query = query.where(schema.series.c.metric == metric)
-        with self._guard("read"), self._read() as connection:
-            return [self._remember(row) for row in connection.execute(query)]
+        with self._reading() as connection:
+            return self._remember(connection.execute(query).all())
 
-    def _remember(self, row: Any) -> Series:
-        known = self._series.get(row.id)
-        if known is None:
-            known = Series(row.source, _metric_from(row.specification), _labels_from(row.labels))
-            with self._lock:
-                self._series[row.id] = known
-                self._ids[known] = row.id
-        return known
-
-    def _id_of(self, wanted: Sequence[Series]) -> list[int | None]:
-        if any(one not in self._ids for one in wanted):
-            self.series()
-        return [self._ids.get(one, self._ids_by_definition().get(_identity(one))) for one in wanted]
-
-    def _ids_by_definition(self) -> dict[tuple[str, str, Labels, str], int]:
+    def _remember(self, rows: Iterable[Any]) -> list[Series]:
+        found = []
         with self._lock:
-            return {_identity(one): number for one, number in self._ids.items()}
+            for row in rows:
+                held = self._series.get(row.id)
+                if held is None or held[0] != row.specification:
+                    metric = metric_from(json.loads(row.specification))
+                    one = Series(row.source, metric, labels_from(json.loads(row.labels)))
+                    held = (row.specification, one)
+                    self._series[row.id] = held
+                    self._numbers[one] = row.id
+                    self._by_identity[identity_of(one)] = row.id
+                found.append(held[1])
+        return found
+
+    def _number(self, one: Series) -> int | None:
+        number = self._numbers.get(one)
+        if number is None:  # it may be known with another word beside its definition: a direction, a family
+            number = self._by_identity.get(identity_of(one))
+            if number is not None:
+                with self._lock:
+                    self._numbers[one] = number
+        return number
+
+    def _numbers_of(self, wanted: Sequence[Series]) -> list[int | None]:
+        numbers = [self._number(one) for one in wanted]
+        if None in numbers:
+            self.series()
+            numbers = [self._number(one) for one in wanted]
+        return numbers
+
+    def _metric_shape(self, number: int) -> tuple[Series, bool]:
+        series = self._series[number][1]
+        return series, has_log_buckets(series)
 
     def _register(self, wanted: Iterable[Series]) -> dict[Series, int]:
         """Return ids of series, giving new ones an id; what a metric says beside its definition is kept up to date."""
         wanted = list(dict.fromkeys(wanted))
-        missing = [one for one in wanted if one not in self._ids]
-        if missing:
+        new = []
+        for one in wanted:
+            number = self._numbers.get(one)
+            if number is None or self._series[number][1] != one:
+                new.append(one)
+        if new:
             rows = [
                 {
                     "source": one.source,
                     "metric": one.metric.name,
-                    "labels": _labels_text(one.labels),
+                    "labels": labels_text(one.labels),
                     "definition": one.metric.definition,
                     "shape": str(one.metric.shape),
                     "unit": one.metric.unit,
-                    "specification": _metric_text(one.metric),
+                    "specification": json.dumps(metric_data(one.metric), sort_keys=True),
                 }
-                for one in missing
+                for one in new
             ]
-            insert = _insert_of(self.dialect)(schema.series)
+            insert = self._database.insert(schema.series)
             statement = insert.on_conflict_do_update(
                 index_elements=["source", "metric", "labels", "definition"],
                 set_={"specification": insert.excluded.specification},
+                where=schema.series.c.specification != insert.excluded.specification,
             )
-            with self._write() as connection:
+            with self._database.write() as connection:
                 connection.execute(statement, rows)
-            with self._lock:
-                self._series.clear()
-                self._ids.clear()
             self.series()
-        known = self._ids_by_definition()
-        return {one: known[_identity(one)] for one in wanted}
+        return {one: number for one in wanted if (number := self._number(one)) is not None}
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
     def commit(self, source: str, batch: Batch, *, full_sync: bool = False) -> Written:
         """
-        Store readings, coverage and state of a batch in one transaction.
+        Store readings, coverage, state and notes of a batch in one transaction.
 
         Readings merge by (series, instant), the last one wins; what is equal writes nothing, what is missing deletes
         nothing. Occurrences merge by their id, the higher revision wins.
+
+        Raises:
+            DamagedBlock: if a day that is to be changed cannot be read; nothing of the batch is stored.
+            StoreError: if the store cannot be written; nothing of the batch is stored.
         """
-        with self._guard(f"write readings of {source} to"):
-            return self._commit(source, batch, full_sync)
+        with self._database.guard(f"write readings of {source} to"):
+            written = self._commit(source, batch, full_sync)
+        try:
+            with self._database.guard("fold"):
+                self._fold_if_many()
+        except StoreError as e:
+            # The batch is stored; whoever commits next tries again, and readers look at what waits until then.
+            logger.warning("readings wait for the next attempt: %s", e)
+        return written
 
     def _commit(self, source: str, batch: Batch, full_sync: bool) -> Written:
-        import numpy as np
-
-        from harvester.store.codec import columns_of, encode
-
         ids = self._register(one.series for one in batch.readings)
-        parts: dict[int, list[Columns]] = defaultdict(list)
-        steps: dict[int, int] = {}
-        buckets: set[int] = set()
-        occurrences: list[Occurrences] = []
-        for readings in batch.readings:
-            if isinstance(readings, Occurrences):
-                occurrences.append(readings)
-                continue
-            if not len(readings):
-                continue
-            metric, number = readings.series.metric, ids[readings.series]
-            columns = columns_of(readings)
-            days = columns.at // DAY
-            cuts = np.flatnonzero(np.diff(days)) + 1
-            for low, high in zip([0, *cuts.tolist()], [*cuts.tolist(), len(days)], strict=True):
-                key = number << _DAY_BITS | int(days[low])
-                parts[key].append(columns.part(low, high))
-                steps[key] = metric.step
-                if metric.shape is Shape.DISTRIBUTION and not metric.bounds:
-                    buckets.add(key)
-        small = {
-            key for key, group in parts.items() if sum(len(one) for one in group) < _MOST_PENDING_READINGS
-        } if parts else set()
-        held, waiting = self._held(parts)
-        merged: dict[int, tuple[bytes | None, bytes]] = {}
-        pend: list[tuple[int, bytes]] = []
-        changed = 0
-        for key, group in parts.items():
-            old = [_decoded(self, key, one) for one in (held.get(key), *waiting.get(key, ())) if one is not None]
-            fresh, count = _merged(old, group, key in buckets)
-            if not count:
-                continue
-            changed += count
-            if key in small and held.get(key) is not None:
-                new, _ = _merged([], group, key in buckets)
-                pend.append((key, encode(new, steps[key])))
-            else:
-                merged[key] = (held.get(key), encode(fresh, steps[key]))
-        with self._write(full_sync=full_sync) as connection:
-            blocks = self._put_blocks(connection, merged, parts, steps, buckets)
-            if pend:
-                connection.execute(schema.pending.insert(), [{"block": key, "data": data} for key, data in pend])
-            for one in occurrences:
-                count = self._put_occurrences(connection, ids[one.series], one)
-                changed += count
-                blocks += count
+        days = self._days(batch.readings, ids)
+        occurrences = [one for one in batch.readings if isinstance(one, Occurrences)]
+        held: dict[int, _Held] = {}
+        if days:
+            with self._database.read() as connection:
+                held = self._held(connection, sorted(days))
+        plans = {key: self._plan(key, held[key], columns) for key, columns in days.items()}
+        with self._database.write(full_sync=full_sync) as connection:
+            writes = [key for key, plan in plans.items() if plan.block is not None]
+            stale = self._stale(connection, writes, held)
+            if stale:  # somebody wrote these days meanwhile: merge with what is there now
+                held.update(self._held(connection, stale))
+                plans.update((key, self._plan(key, held[key], days[key])) for key in stale)
+            blocks = [
+                {"id": key, "folded": held[key].seen, "data": plan.block}
+                for key, plan in plans.items()
+                if plan.block is not None
+            ]
+            self._database.upsert(connection, schema.block, blocks)
+            pieces = [(key, plan.piece) for key, plan in plans.items() if plan.piece is not None]
+            self._put_pending(connection, pieces)
+            events = sum(self._put_occurrences(connection, ids[one.series], one) for one in occurrences)
             self._put_coverage(connection, source, batch)
             if batch.state is not None:
-                self._upsert(connection, schema.state, [{"source": source, "data": json.dumps(dict(batch.state))}])
-        if pend and self._pending_count() > _FOLD_AT:
-            self.fold()
-        return Written(changed, blocks + len(pend))
-
-    def _held(self, keys: Iterable[int]) -> tuple[dict[int, bytes], dict[int, list[bytes]]]:
-        """Return the blocks and the pending rows of the given keys."""
-        held: dict[int, bytes] = {}
-        waiting: dict[int, list[bytes]] = defaultdict(list)
-        wanted = sorted(keys)
-        with self._read() as connection:
-            for low in range(0, len(wanted), _CHUNK):
-                chunk = wanted[low : low + _CHUNK]
-                rows = connection.execute(select(schema.block).where(schema.block.c.id.in_(chunk)))
-                held.update((row.id, row.data) for row in rows)
-                query = select(schema.pending.c.block, schema.pending.c.data).order_by(schema.pending.c.id)
-                for row in connection.execute(query.where(schema.pending.c.block.in_(chunk))):
-                    waiting[row.block].append(row.data)
-        return held, waiting
-
-    def _put_blocks(
-        self,
-        connection: Connection,
-        merged: Mapping[int, tuple[bytes | None, bytes]],
-        parts: Mapping[int, list[Columns]],
-        steps: Mapping[int, int],
-        buckets: set[int],
-    ) -> int:
-        from harvester.store.codec import encode
-
-        wanted = list(merged)
-        current: dict[int, bytes] = {}
-        head = func.substr(schema.block.c.data, 1, 4)
-        for low in range(0, len(wanted), _CHUNK):
-            rows = connection.execute(
-                select(schema.block.c.id, head.label("head"), func.length(schema.block.c.data).label("size")).where(
-                    schema.block.c.id.in_(wanted[low : low + _CHUNK])
+                row = {"source": source, "data": json.dumps(dict(batch.state), sort_keys=True)}
+                self._database.upsert(connection, schema.state, [row])
+            if batch.notes:
+                at = to_milliseconds(self._now())
+                connection.execute(
+                    schema.note.insert(), [{"source": source, "at": at, "text": text} for text in batch.notes]
                 )
-            )
-            current.update((row.id, bytes(row.head) + struct.pack("<Q", row.size)) for row in rows)
-        rows = []
-        for key, (old, new) in merged.items():
-            seen = None if old is None else bytes(old[:4]) + struct.pack("<Q", len(old))
-            data = new
-            if current.get(key) != seen:  # somebody wrote this day meanwhile: merge with what is there now
-                now_held = connection.scalar(select(schema.block.c.data).where(schema.block.c.id == key))
-                base = [] if now_held is None else [_decoded(self, key, now_held)]
-                fresh, _ = _merged(base, parts[key], key in buckets)
-                data = encode(fresh, steps[key])
-            rows.append({"id": key, "data": data})
-        self._upsert(connection, schema.block, rows)
-        return len(rows)
+        changed = sum(plan.changed for plan in plans.values())
+        return Written(changed + events, len(blocks) + bool(pieces) + events)
+
+    def _days(self, batch: Iterable[Readings], ids: Mapping[Series, int]) -> dict[int, Columns]:
+        """Return the columns of a batch by the id of the block they belong to."""
+        parts: dict[int, list[Columns]] = defaultdict(list)
+        for readings in batch:
+            if isinstance(readings, Occurrences) or not len(readings):
+                continue
+            columns, number = columns_of(readings), ids[readings.series]
+            day = columns.at // DAY
+            if day[0] < 0 or day[-1] > DAY_MASK:
+                raise StoreError("write", str(readings.series), "has an instant before 1970 or after 4840")
+            edges = [0, *(np.flatnonzero(np.diff(day)) + 1).tolist(), len(day)]
+            for low, high in pairwise(edges):
+                parts[number << DAY_BITS | int(day[low])].append(columns.part(low, high))
+        return {
+            key: merge(group, buckets=self._metric_shape(key >> DAY_BITS)[1]) for key, group in parts.items()
+        }
+
+    def _held(self, connection: Connection, keys: Sequence[int]) -> dict[int, _Held]:
+        """Return what is stored for blocks, given by rising id, all of one moment."""
+        table = schema.block
+        blocks: dict[int, tuple[int, bytes]] = {}
+        for low in range(0, len(keys), _CHUNK):
+            query = select(table).where(table.c.id.in_(keys[low : low + _CHUNK]))
+            blocks.update((row.id, (row.folded, row.data)) for row in connection.execute(query))
+        waiting = self._waiting(connection, keys[0], keys[-1])
+        seen = self._last_pending(connection)
+        found = {}
+        for key in keys:
+            folded, data = blocks.get(key, (0, None))
+            found[key] = _Held(folded, data, waiting.of(key, folded), seen)
+        return found
+
+    def _waiting(self, connection: Connection, low: int, high: int) -> Waiting:
+        """Return the pending rows that have readings for block ids from ``low`` to ``high``."""
+        table = schema.pending
+        query = select(table.c.id, table.c.data).where(table.c.high >= low, table.c.low <= high).order_by(table.c.id)
+        return Waiting((row.id, self._rows_of(row.id, row.data)) for row in connection.execute(query))
+
+    def _last_pending(self, connection: Connection) -> int:
+        last = connection.scalar(select(func.max(schema.pending.c.id))) or 0
+        return max(last, int(self._meta(connection, "folded") or 0))
+
+    def _plan(self, key: int, held: _Held, new: Columns) -> _Plan:
+        series, buckets = self._metric_shape(key >> DAY_BITS)
+        old = [] if held.data is None else [self._decoded(key, held.data)]
+        old += held.waiting
+        if not old:
+            return _Plan(len(new), encode(new, series.metric.step))
+        before = merge(old, buckets=buckets)
+        other = differing(before, new, buckets=buckets)
+        changed = int(other.sum())
+        if not changed:
+            return _Plan()
+        if held.data is not None and changed < _MOST_PENDING_READINGS:
+            return _Plan(changed, piece=Columns(new.at[other], new.values[:, other], new.first))
+        return _Plan(changed, encode(merge([before, new], buckets=buckets), series.metric.step))
+
+    def _stale(self, connection: Connection, keys: Sequence[int], held: Mapping[int, _Held]) -> list[int]:
+        """Return which blocks are no longer what was read before."""
+        table = schema.block
+        head, size = func.substr(table.c.data, 1, 4), func.length(table.c.data)
+        marks: dict[int, tuple[int, bytes, int]] = {}
+        for low in range(0, len(keys), _CHUNK):
+            query = select(table.c.id, table.c.folded, head, size).where(table.c.id.in_(keys[low : low + _CHUNK]))
+            marks.update((key, (folded, bytes(first), n)) for key, folded, first, n in connection.execute(query))
+        return sorted(key for key in keys if marks.get(key) != held[key].mark)
+
+    def _put_pending(self, connection: Connection, pieces: Sequence[tuple[int, Columns]]) -> None:
+        if not pieces:
+            return
+        keys = [key for key, _ in pieces]
+        row = {
+            "id": self._last_pending(connection) + 1,
+            "low": min(keys),
+            "high": max(keys),
+            "first_day": min(key & DAY_MASK for key in keys),
+            "last_day": max(key & DAY_MASK for key in keys),
+            "data": encode_rows((key >> DAY_BITS, columns) for key, columns in pieces),
+        }
+        connection.execute(schema.pending.insert(), row)
 
     def _put_occurrences(self, connection: Connection, number: int, readings: Occurrences) -> int:
         table = schema.occurrence
         held: dict[str, tuple[int, int, int, str]] = {}
         for low in range(0, len(readings), _CHUNK):
             query = select(table).where(table.c.series == number, table.c.id.in_(readings.id[low : low + _CHUNK]))
-            held.update((row.id, (row.revision, row.start, row.end, row.attributes)) for row in connection.execute(query))
+            for row in connection.execute(query):
+                held[row.id] = (row.revision, row.start, row.end, row.attributes)
         rows = []
-        for index, name in enumerate(readings.id):
-            attributes = json.dumps(dict(readings.attributes[index]), sort_keys=True)
-            new = (int(readings.revision[index]), int(readings.start[index]), int(readings.end[index]), attributes)
+        columns = (readings.id, readings.revision.tolist(), readings.start.tolist(), readings.end.tolist())
+        for name, revision, start, end, attributes in zip(*columns, readings.attributes, strict=True):
+            new = (revision, start, end, json.dumps(dict(attributes), sort_keys=True))
             old = held.get(name)
-            if old is None or (old != new and new[0] >= old[0]):
+            if old is None or (old != new and revision >= old[0]):
                 rows.append(
                     {
-                        "series": number, "id": name, "revision": new[0], "start": new[1], "end": new[2],
-                        "attributes": attributes,
+                        "series": number, "id": name, "revision": revision, "day": start // DAY,
+                        "start": start, "end": end, "attributes": new[3],
                     }
                 )
-        self._upsert(connection, table, rows)
+        self._database.upsert(connection, table, rows)
         return len(rows)
 
     def _put_coverage(self, connection: Connection, source: str, batch: Batch) -> None:
-        if not batch.coverage:
-            return
-        table = schema.coverage
         new: dict[tuple[str, str], Window] = {}
         for one in batch.coverage:
-            key = (one.metric, _ANY if one.labels is None else _labels_text(one.labels))
+            key = (one.metric, labels_text(one.labels))
             new[key] = new.get(key, Window()) | one.window
-        held: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
-        rows = connection.execute(
-            select(table).where(table.c.source == source, table.c.metric.in_({metric for metric, _ in new}))
+        new = {key: window for key, window in new.items() if window}
+        if not new:
+            return
+        table = schema.coverage
+        held: dict[tuple[str, str], set[tuple[int, int]]] = defaultdict(set)
+        # Only spans that touch what is new can change.
+        query = select(table).where(
+            table.c.source == source,
+            table.c.metric.in_({metric for metric, _ in new}),
+            table.c.end >= min(window.start for window in new.values()),
+            table.c.start <= max(window.end for window in new.values()),
         )
-        for row in rows:
-            held[row.metric, row.labels].append((row.start, row.end))
+        for row in connection.execute(query):
+            held[row.metric, row.labels].add((row.start, row.end))
         gone: list[dict[str, Any]] = []
         fresh: list[dict[str, Any]] = []
         for (metric, labels), window in new.items():
-            old = set(held[metric, labels])
+            old = held[metric, labels]
             spans = set((Window(tuple(old)) | window).spans)
             name = {"source": source, "metric": metric, "labels": labels}
-            gone += [{**name, "start": start} for start, end in old - spans]
+            starts = {start for start, _ in spans}
+            gone += [{**name, "start": start} for start, _ in old if start not in starts]
             fresh += [{**name, "start": start, "end": end} for start, end in spans - old]
         if gone:
-            where = [table.c[name] == sa.bindparam(f"b_{name}") for name in ("source", "metric", "labels", "start")]
-            connection.execute(delete(table).where(*where), [{f"b_{k}": v for k, v in row.items()} for row in gone])
-        self._upsert(connection, table, fresh)
+            where = [table.c[name] == sa.bindparam(f"old_{name}") for name in ("source", "metric", "labels", "start")]
+            values = [{f"old_{name}": value for name, value in row.items()} for row in gone]
+            connection.execute(delete(table).where(*where), values)
+        self._database.upsert(connection, table, fresh)
 
-    def _pending_count(self) -> int:
-        with self._read() as connection:
-            return int(connection.scalar(select(func.count()).select_from(schema.pending)) or 0)
+    def _fold_if_many(self) -> None:
+        table = schema.pending
+        with self._database.read() as connection:
+            query = select(func.count(), func.coalesce(func.sum(func.length(table.c.data)), 0)).select_from(table)
+            rows, size = connection.execute(query).one()
+        if rows > _FOLD_AT_ROWS or size > _FOLD_AT_BYTES:
+            self.fold()
 
     def fold(self) -> int:
-        """Fold every pending row into its day's block and return how many there were."""
-        from harvester.store.codec import encode
+        """
+        Fold the pending rows into their days' blocks and return how many there were.
 
-        with self._guard("fold"):
-            with self._read() as connection:
-                rows = connection.execute(select(schema.pending).order_by(schema.pending.c.id)).all()
-            by_block: dict[int, list[Any]] = defaultdict(list)
-            for row in rows:
-                by_block[row.block].append(row)
-            keys = sorted(by_block)
+        Readings for a damaged block stay pending, and ``check`` names it.
+        """
+        table = schema.pending
+        with self._database.guard("fold"):
+            with self._database.read() as connection:
+                rows = connection.execute(select(table).order_by(table.c.id)).all()
+            if not rows:
+                return 0
+            last = rows[-1].id
+            waiting = Waiting((row.id, self._rows_of(row.id, row.data)) for row in rows)
             self.series()
+            keys = waiting.keys
+            damaged: set[int] = set()
             for low in range(0, len(keys), _CHUNK):
-                chunk = keys[low : low + _CHUNK]
-                held, _ = self._held(chunk)
-                merged: dict[int, tuple[bytes | None, bytes]] = {}
-                parts: dict[int, list[Columns]] = {}
-                steps: dict[int, int] = {}
-                buckets: set[int] = set()
-                for key in chunk:
-                    metric = self._series[key >> _DAY_BITS].metric
-                    if metric.shape is Shape.DISTRIBUTION and not metric.bounds:
-                        buckets.add(key)
-                    steps[key] = metric.step
-                    parts[key] = [_decoded(self, key, row.data) for row in by_block[key]]
-                    old = [] if key not in held else [_decoded(self, key, held[key])]
-                    fresh, _ = _merged(old, parts[key], key in buckets)
-                    merged[key] = (held.get(key), encode(fresh, metric.step))
-                with self._write() as connection:
-                    self._put_blocks(connection, merged, parts, steps, buckets)
-                    done = [row.id for key in chunk for row in by_block[key]]
-                    for start in range(0, len(done), _CHUNK):
-                        connection.execute(
-                            delete(schema.pending).where(schema.pending.c.id.in_(done[start : start + _CHUNK]))
-                        )
-            return len(rows)
+                damaged |= self._fold_some(keys[low : low + _CHUNK], waiting, last)
+            done = [row.id for row in rows if not any(row.low <= key <= row.high for key in damaged)]
+            with self._database.write() as connection:
+                for low in range(0, len(done), _CHUNK):
+                    connection.execute(delete(table).where(table.c.id.in_(done[low : low + _CHUNK])))
+                folded = max(last, int(self._meta(connection, "folded") or 0))
+                self._set_meta(connection, "folded", str(folded))
+        return len(done)
+
+    def _fold_some(self, keys: Sequence[int], waiting: Waiting, last: int) -> set[int]:
+        """Fold the readings waiting for some blocks, and return those that are damaged."""
+        damaged: set[int] = set()
+
+        def folded(connection: Connection, wanted: Sequence[int]) -> dict[int, tuple[_Held, bytes]]:
+            query = select(schema.block).where(schema.block.c.id.in_(wanted))
+            blocks = {row.id: (row.folded, row.data) for row in connection.execute(query)}
+            result = {}
+            for key in wanted:
+                series, buckets = self._metric_shape(key >> DAY_BITS)
+                before, data = blocks.get(key, (0, None))
+                held = _Held(before, data, waiting.of(key, before), max(before, last))
+                if not held.waiting:
+                    continue
+                try:
+                    old = [] if data is None else [self._decoded(key, data)]
+                except DamagedBlock:
+                    damaged.add(key)
+                    continue
+                result[key] = held, encode(merge([*old, *held.waiting], buckets=buckets), series.metric.step)
+            return result
+
+        with self._database.read() as connection:
+            plans = folded(connection, keys)
+        with self._database.write() as connection:
+            stale = self._stale(connection, list(plans), {key: held for key, (held, _) in plans.items()})
+            for key in stale:
+                del plans[key]
+            plans.update(folded(connection, stale))
+            rows = [{"id": key, "folded": held.seen, "data": data} for key, (held, data) in plans.items()]
+            self._database.upsert(connection, schema.block, rows)
+        return damaged
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def state(self, source: str) -> dict[str, Any]:
         """Return what the source's connector asked to be told next time; empty at first."""
-        with self._guard("read"), self._read() as connection:
+        with self._reading() as connection:
             text = connection.scalar(select(schema.state.c.data).where(schema.state.c.source == source))
         return dict(json.loads(text)) if text else {}
 
@@ -484,21 +580,28 @@ class Store:
         """
         Return the readings of each series inside the window, in the order asked for; empty ones where none are held.
 
+        All of them are of one moment of the store: batches that are committed meanwhile are seen whole or not at all.
+
         Raises:
             DamagedBlock: naming series and day, if a block's checksum does not hold.
         """
         if not series or not window:
             return [_empty(one) for one in series]
-        with self._guard("read"):
-            numbers = self._id_of(series)
-            found = {number for number in numbers if number is not None}
-            columns = self._columns(found, window)
-            events = self._events({n for n in found if self._series[n].metric.shape is Shape.EVENT}, window)
-        from harvester.store.codec import readings_of
-
+        with self._database.guard("read"):
+            numbers = self._numbers_of(series)
+            found = {number: one for one, number in zip(series, numbers, strict=True) if number is not None}
+            single = sorted(number for number, one in found.items() if one.metric.shape is Shape.EVENT)
+            columnar = sorted(found.keys() - set(single))
+            ranges = _day_ranges(window)
+            with self._database.read() as connection:
+                events = self._events(connection, single, window)
+                rows = self._blocks(connection, columnar, ranges)
+                low, high = (columnar[0] << DAY_BITS, columnar[-1] << DAY_BITS | DAY_MASK) if columnar else (0, -1)
+                waiting = self._waiting(connection, low, high) if columnar else Waiting(())
+        columns = self._columns(rows, waiting, set(columnar), ranges)
         results: list[Readings] = []
         for one, number in zip(series, numbers, strict=True):
-            if number is not None and number in events:
+            if number is not None and events.get(number):
                 results.append(_occurrences(one, events[number]))
             elif number is not None and number in columns:
                 results.append(readings_of(one, columns[number]).within(window))
@@ -506,93 +609,119 @@ class Store:
                 results.append(_empty(one))
         return results
 
-    def _columns(self, numbers: set[int], window: Window) -> dict[int, Columns]:
-        from harvester.store.codec import merge, trimmed
-
-        if not numbers:
-            return {}
-        # Clamped, so that the days of an open-ended window stay inside their bits of the id.
-        first, last = max(window.start // DAY, 0), min((window.end - 1) // DAY, _DAY_MASK)
-        if first > last:
-            return {}
-        rows = self._rows(schema.block.c.id, schema.block.c.data, numbers, first, last)
-        extra = self._rows(schema.pending.c.block, schema.pending.c.data, numbers, first, last, schema.pending.c.id)
+    def _columns(
+        self, rows: Iterable[Any], waiting: Waiting, numbers: set[int], ranges: Sequence[tuple[int, int]]
+    ) -> dict[int, Columns]:
         parts: dict[int, list[Columns]] = defaultdict(list)
-        for key, data in [*sorted(rows, key=lambda row: row[0]), *extra]:
-            parts[key >> _DAY_BITS].append(_decoded(self, key, data))
-        result = {}
-        for number, group in parts.items():
-            metric = self._series[number].metric
-            buckets = metric.shape is Shape.DISTRIBUTION and not metric.bounds
-            whole = merge(group, buckets=buckets)
-            result[number] = trimmed(whole) if buckets else whole
-        return result
+        folded: dict[int, int] = {}
+        for key, before, data in rows:
+            folded[key] = before
+            parts[key >> DAY_BITS].append(self._decoded(key, data))
+        for key in waiting.keys:
+            number, day = key >> DAY_BITS, key & DAY_MASK
+            if number in numbers and any(first <= day <= last for first, last in ranges):
+                parts[number] += waiting.of(key, folded.get(key, 0))
+        return {
+            number: merge(group, buckets=self._metric_shape(number)[1]) for number, group in parts.items() if group
+        }
 
-    def _rows(
-        self, key: Any, data: Any, numbers: set[int], first: int, last: int, order: Any = None
-    ) -> list[tuple[int, bytes]]:
-        """Return (key, data) rows of series within days: one range of ids for each run of consecutive series."""
-        ordered = sorted(numbers)
-        rows: list[tuple[int, bytes]] = []
-        with self._read() as connection:
-            for low in range(0, len(ordered), 200):
-                chunk = ordered[low : low + 200]
-                ranges = [key.between(one << _DAY_BITS | first, one << _DAY_BITS | last) for one in chunk]
-                query = select(key, data).where(sa.or_(*ranges))
-                if order is not None:
-                    query = query.order_by(order)
-                rows += [(row[0], row[1]) for row in connection.execute(query)]
+    def _blocks(
+        self, connection: Connection, numbers: Sequence[int], ranges: Sequence[tuple[int, int]]
+    ) -> list[Any]:
+        """Return (id, folded, data) of the blocks of series on days, in order."""
+        table = schema.block
+        spans = [(one << DAY_BITS | first, one << DAY_BITS | last) for one in numbers for first, last in ranges]
+        rows: list[Any] = []
+        for low in range(0, len(spans), _CHUNK):
+            wanted = sa.or_(*(table.c.id.between(first, last) for first, last in spans[low : low + _CHUNK]))
+            rows += connection.execute(select(table).where(wanted).order_by(table.c.id)).all()
         return rows
 
-    def _events(self, numbers: set[int], window: Window) -> dict[int, list[Any]]:
-        if not numbers:
-            return {}
+    def _events(self, connection: Connection, numbers: Sequence[int], window: Window) -> dict[int, list[Any]]:
+        found: dict[int, list[Any]] = defaultdict(list)
         table = schema.occurrence
-        spans = sa.or_(*(sa.and_(table.c.start >= start, table.c.start < end) for start, end in window.spans))
-        query = select(table).where(table.c.series.in_(numbers), spans).order_by(table.c.start, table.c.id)
-        found: dict[int, list[Any]] = {number: [] for number in numbers}
-        with self._read() as connection:
+        inside = table.c.start.between(window.start, window.end - 1)
+        query = select(table).where(table.c.series.in_(numbers), inside).order_by(table.c.start, table.c.id)
+        if numbers:
             for row in connection.execute(query):
                 found[row.series].append(row)
-        return found
+        return {
+            number: [row for row, kept in zip(rows, window.contains(_starts(rows)), strict=True) if kept]
+            for number, rows in found.items()
+        }
+
+    def _decoded(self, key: int, data: bytes) -> Columns:
+        try:
+            return decode(data)
+        except NewerFormatError as e:
+            raise self._newer(self._name_of(key), e) from e
+        except Exception as e:  # bytes that pass for a block by accident may break the compressor in any way
+            raise DamagedBlock(
+                "read", self._name_of(key), f"its block is damaged ({e})",
+                hint="its other days are readable; restore a backup",
+            ) from e
+
+    def _rows_of(self, number: int, data: bytes) -> list[Any]:
+        try:
+            return decode_rows(data)
+        except NewerFormatError as e:
+            raise self._newer(f"pending row {number}", e) from e
+        except (CodecError, ValueError, struct.error) as e:
+            raise DamagedBlock("read", f"pending row {number}", f"is damaged ({e})", hint="restore a backup") from e
+
+    def _newer(self, target: str, error: NewerFormatError) -> StoreVersion:
+        return StoreVersion("read", target, str(error), hint="upgrade harvester; nothing was changed")
+
+    def _name_of(self, key: int) -> str:
+        number, day = key >> DAY_BITS, to_datetime((key & DAY_MASK) * DAY).date()
+        known = self._series.get(number)
+        return f"{known[1] if known else f'series {number}'} on {day}"
 
     def coverage(self, source: str, metric: str, labels: Labels | None) -> Window:
         """Return the spans proven complete for a series: what was proven for it and for its whole metric."""
         table = schema.coverage
-        names = {_ANY} if labels is None else {_ANY, _labels_text(labels)}
-        query = select(table.c.start, table.c.end).where(
-            table.c.source == source, table.c.metric == metric, table.c.labels.in_(names)
-        )
-        with self._guard("read"), self._read() as connection:
+        named = table.c.labels.in_({labels_text(None), labels_text(labels)})
+        query = select(table.c.start, table.c.end).where(table.c.source == source, table.c.metric == metric, named)
+        with self._reading() as connection:
             return Window(tuple((row.start, row.end) for row in connection.execute(query)))
 
     def extent(self, series: Sequence[Series]) -> list[tuple[int, int] | None]:
-        """Return the days each series has readings on, as ``[start, end)`` in milliseconds, or None where it has none."""
-        with self._guard("read"):
-            numbers = self._id_of(series)
+        """Return the days each series has readings on, as ``[start, end)`` in milliseconds; None where it has none."""
+        if not series:
+            return []
+        with self._database.guard("read"):
+            numbers = self._numbers_of(series)
+            wanted = [number for number in numbers if number is not None]
+            number = schema.series.c.id
+            # A block's first day exists before anything of that day may wait, so that blocks alone tell the extent.
+            mine = schema.block.c.id.between(number * (DAY_MASK + 1), number * (DAY_MASK + 1) + DAY_MASK)
+            single = schema.occurrence.c.series == number
+            sides = [
+                select(side(column)).where(where).correlate(schema.series).scalar_subquery()
+                for column, where in ((schema.block.c.id, mine), (schema.occurrence.c.day, single))
+                for side in (func.min, func.max)
+            ]
             found: dict[int, tuple[int, int]] = {}
-            number_of = schema.block.c.id.op(">>")(_DAY_BITS)
-            with self._read() as connection:
-                query = select(number_of.label("number"), func.min(schema.block.c.id), func.max(schema.block.c.id))
-                for number, low, high in connection.execute(query.group_by(number_of)):
-                    found[number] = ((low & _DAY_MASK) * DAY, ((high & _DAY_MASK) + 1) * DAY)
-                table = schema.occurrence
-                query = select(table.c.series, func.min(table.c.start), func.max(table.c.start)).group_by(table.c.series)
-                for number, low, high in connection.execute(query):
-                    found[number] = (low // DAY * DAY, (high // DAY + 1) * DAY)
+            with self._database.read() as connection:
+                for low in range(0, len(wanted), _CHUNK):
+                    query = select(number, *sides).where(number.in_(wanted[low : low + _CHUNK]))
+                    for one, first, last, early, late in connection.execute(query):
+                        days = [key & DAY_MASK for key in (first, last) if key is not None]
+                        days += [day for day in (early, late) if day is not None]
+                        if days:
+                            found[one] = (min(days) * DAY, (max(days) + 1) * DAY)
         return [None if number is None else found.get(number) for number in numbers]
 
     # -- collections --------------------------------------------------------------------------------------------------
 
     def record_collection(self, record: Collection) -> Collection:
-        """Keep the record of a collection and return it with its digest."""
+        """Keep the record of a collection and return it with its digest, the SHA-256 of all it says."""
         data = asdict(replace(record, digest=""))
-        data["window"], data["covered"] = record.window.spans, record.covered.spans
-        text = json.dumps(data, sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        data["digest"] = digest
-        with self._guard("write"), self._write() as connection:
-            connection.execute(schema.collection.insert(), {"source": record.source, "data": json.dumps(data)})
+        data["window"], data["covered"] = spans_of(record.window), spans_of(record.covered)
+        digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+        text = json.dumps({**data, "digest": digest}, sort_keys=True)
+        with self._writing() as connection:
+            connection.execute(schema.collection.insert(), {"source": record.source, "data": text})
         return replace(record, digest=digest)
 
     def collections(self, source: str | None = None, limit: int = 20) -> list[Collection]:
@@ -600,61 +729,55 @@ class Store:
         query = select(schema.collection.c.data).order_by(schema.collection.c.id.desc()).limit(limit)
         if source is not None:
             query = query.where(schema.collection.c.source == source)
-        with self._guard("read"), self._read() as connection:
+        with self._reading() as connection:
             found = [json.loads(text) for text in connection.scalars(query)]
         return [
             Collection(
                 **{
                     **data,
-                    "window": _window(data["window"]),
-                    "covered": _window(data["covered"]),
+                    "window": window_from(data["window"]),
+                    "covered": window_from(data["covered"]),
                     "notes": tuple(data["notes"]),
                 }
             )
             for data in found
         ]
 
+    def notes(self, source: str, limit: int = 20) -> list[tuple[int, str]]:
+        """Return (milliseconds UTC, sentence) that batches of a source left, the newest first."""
+        table = schema.note
+        query = select(table.c.at, table.c.text).where(table.c.source == source).order_by(table.c.id.desc())
+        with self._reading() as connection:
+            return [(row.at, row.text) for row in connection.execute(query.limit(limit))]
+
     # -- documents ----------------------------------------------------------------------------------------------------
 
-    def put(self, kind: str, id: str, data: Mapping[str, Any], *, full_sync: bool = True) -> None:  # noqa: A002
-        """Keep a document; earlier revisions stay. Durable when it returns."""
+    def put(self, kind: str, id: str, data: Mapping[str, Any], *, full_sync: bool = True) -> None:  # noqa: A002  its word
+        """Keep a document; earlier revisions stay. It survives a power cut once this returns."""
         self._put_document(kind, id, json.dumps(data), full_sync)
 
-    def delete(self, kind: str, id: str) -> None:  # noqa: A002
+    def delete(self, kind: str, id: str) -> None:  # noqa: A002  its word
         """Forget a document; its revisions stay."""
         self._put_document(kind, id, None, True)
 
     def _put_document(self, kind: str, name: str, data: str | None, full_sync: bool) -> None:
         row = {"kind": kind, "id": name, "at": to_milliseconds(self._now()), "data": data}
-        with self._guard("write"), self._write(full_sync=full_sync) as connection:
+        with self._writing(full_sync=full_sync) as connection:
             connection.execute(schema.document.insert(), row)
 
-    def get(self, kind: str, id: str) -> dict[str, Any] | None:  # noqa: A002
+    def get(self, kind: str, id: str) -> dict[str, Any] | None:  # noqa: A002  its word
         """Return the latest revision of a document, or None."""
         table = schema.document
         query = select(table.c.data).where(table.c.kind == kind, table.c.id == id).order_by(table.c.revision.desc())
-        with self._guard("read"), self._read() as connection:
+        with self._reading() as connection:
             text = connection.scalar(query.limit(1))
         return None if text is None else dict(json.loads(text))
 
-    def list(self, kind: str) -> list[dict[str, Any]]:
-        """Return the latest revision of every document of a kind, in the order they first appeared."""
-        table = schema.document
-        latest = (
-            select(func.max(table.c.revision).label("revision"), func.min(table.c.revision).label("first"))
-            .where(table.c.kind == kind)
-            .group_by(table.c.id)
-            .subquery()
-        )
-        query = select(table.c.data).join(latest, table.c.revision == latest.c.revision).order_by(latest.c.first)
-        with self._guard("read"), self._read() as connection:
-            return [dict(json.loads(text)) for text in connection.scalars(query) if text is not None]
-
-    def put_once(self, kind: str, id: str, data: Mapping[str, Any]) -> dict[str, Any]:  # noqa: A002
+    def put_once(self, kind: str, id: str, data: Mapping[str, Any]) -> dict[str, Any]:  # noqa: A002  its word
         """Keep data under a name nobody used before, or leave what is there; return what is kept."""
         table = schema.once
-        insert = _insert_of(self.dialect)(table).on_conflict_do_nothing(index_elements=["kind", "id"])
-        with self._guard("write"), self._write(full_sync=True) as connection:
+        insert = self._database.insert(table).on_conflict_do_nothing(index_elements=["kind", "id"])
+        with self._writing(full_sync=True) as connection:
             connection.execute(insert, {"kind": kind, "id": id, "data": json.dumps(data)})
             text = connection.scalar(select(table.c.data).where(table.c.kind == kind, table.c.id == id))
         return dict(json.loads(text or "{}"))
@@ -665,19 +788,20 @@ class Store:
         self, readings: Sequence[Readings], coverage: Mapping[Series, Window], *, window: Window, note: str
     ) -> str:
         """
-        Keep a copy of readings that never changes again, and return its address, the SHA-256 of its content.
+        Keep a copy of readings that never changes again, and return its address, the SHA-256 of what it says.
 
-        Each copy is chained to the one before it; the same content is kept once.
+        Each copy is chained to the one before it; the same content is kept once, with its first note.
         """
-        content = _freeze_content(readings, coverage, window)
-        digest = hashlib.sha256(content).hexdigest()
+        digest, content = freeze_content(readings, coverage, window)
         created = to_milliseconds(self._now())
         table = schema.frozen
-        with self._guard("freeze in"), self._write(full_sync=True) as connection:
-            if connection.scalar(select(table.c.digest).where(table.c.digest == digest)) is None:
-                last = connection.scalar(select(table.c.chain).order_by(table.c.number.desc()).limit(1)) or ""
-                row = {"digest": digest, "previous": last, "created": created, "note": note, "content": content}
-                connection.execute(table.insert(), {**row, "chain": _chain(last, digest, created, note)})
+        with self._writing(full_sync=True) as connection:
+            if connection.scalar(select(table.c.number).where(table.c.digest == digest)) is None:
+                last = self._meta(connection, "chain") or ""
+                chain = _chain(last, digest, created, note)
+                row = {"digest": digest, "previous": last, "chain": chain, "created": created, "note": note}
+                connection.execute(table.insert(), {**row, "content": content})
+                self._set_meta(connection, "chain", chain)
         return digest
 
     def frozen(self, digest: str) -> FrozenCopy:
@@ -685,125 +809,170 @@ class Store:
         Return a frozen copy.
 
         Raises:
-            StoreError: if there is none, or its content no longer matches its address.
+            StoreError: if there is none, or it no longer says what its address says.
         """
         table = schema.frozen
-        with self._guard("read"), self._read() as connection:
+        with self._reading() as connection:
             row = connection.execute(select(table).where(table.c.digest == digest)).one_or_none()
         if row is None:
             raise StoreError("read frozen copy", digest[:12], "is not in this store", hint="was the store replaced?")
-        if hashlib.sha256(row.content).hexdigest() != digest:
-            raise StoreError("read frozen copy", digest[:12], "its content was altered", hint="restore a backup")
-        window, readings, coverage = _thaw_content(row.content)
+        try:
+            window, readings, coverage = thaw_content(digest, row.content)
+        except AlteredError as e:
+            raise StoreError("read frozen copy", digest[:12], str(e), hint="restore a backup") from e
         return FrozenCopy(digest, row.previous, row.created, row.note, window, tuple(readings), coverage)
 
     def verify_frozen(self) -> list[str]:
         """Return what is wrong with the frozen copies and their chain; nothing means all is well."""
         problems = []
         last = ""
-        with self._guard("read"), self._read() as connection:
-            for row in connection.execute(select(schema.frozen).order_by(schema.frozen.c.number)):
-                if hashlib.sha256(row.content).hexdigest() != row.digest:
-                    problems.append(f"frozen copy {row.digest[:12]} was altered")
+        with self._reading() as connection:
+            query = select(schema.frozen).order_by(schema.frozen.c.number).execution_options(yield_per=1)
+            for row in connection.execute(query):
+                try:
+                    thaw_content(row.digest, row.content)
+                except AlteredError as e:
+                    problems.append(f"frozen copy {row.digest[:12]}: {e}")
                 if row.previous != last or row.chain != _chain(last, row.digest, row.created, row.note):
-                    problems.append(f"the chain is broken at frozen copy {row.digest[:12]}")
+                    problems.append(f"frozen copy {row.digest[:12]}: the chain is broken here")
                 last = row.chain
+            if last != (self._meta(connection, "chain") or ""):
+                problems.append("frozen copies: the newest are missing")
         return problems
 
     # -- leases -------------------------------------------------------------------------------------------------------
 
     def due(self, name: str) -> int | None:
         """Return when something is due, milliseconds UTC, or None if that was never said."""
-        with self._guard("read"), self._read() as connection:
+        with self._reading() as connection:
             return connection.scalar(select(schema.lease.c.due).where(schema.lease.c.name == name))
 
     def set_due(self, name: str, at: int) -> None:
         """Say when something is due."""
-        table = schema.lease
-        insert = _insert_of(self.dialect)(table)
+        insert = self._database.insert(schema.lease)
         statement = insert.on_conflict_do_update(index_elements=["name"], set_={"due": insert.excluded.due})
-        with self._guard("write"), self._write() as connection:
+        with self._writing(alone=False) as connection:
             connection.execute(statement, {"name": name, "due": at, "owner": "", "lease_until": 0, "fence": 0})
 
     def acquire(self, name: str, owner: str, seconds: float) -> Lease | None:
-        """Take the lease of that name for some seconds and return it, or None while another holds it."""
+        """
+        Take the lease of that name for some seconds and return it, or None while another owner holds it.
+
+        The same owner takes it over from itself: names of owners have to be as unique as their work.
+        """
         table = schema.lease
         now = to_milliseconds(self._now())
         blank = {"name": name, "owner": "", "lease_until": 0, "fence": 0}
-        insert = _insert_of(self.dialect)(table).on_conflict_do_nothing(index_elements=["name"])
-        with self._guard("lease in"), self._write() as connection:
+        insert = self._database.insert(table).on_conflict_do_nothing(index_elements=["name"])
+        with self._writing(alone=False) as connection:
             connection.execute(insert, blank)
             query = select(table.c.owner, table.c.lease_until, table.c.fence).where(table.c.name == name)
             row = connection.execute(query.with_for_update(skip_locked=True)).one_or_none()
             if row is None or (row.lease_until > now and row.owner != owner):
                 return None
-            fence = row.fence + 1
-            until = now + round(seconds * 1000)
-            connection.execute(
-                update(table).where(table.c.name == name).values(owner=owner, lease_until=until, fence=fence)
-            )
-        return Lease(name, owner, fence)
+            values = {"owner": owner, "lease_until": now + round(seconds * 1000), "fence": row.fence + 1}
+            connection.execute(update(table).where(table.c.name == name).values(values))
+        return Lease(name, owner, row.fence + 1)
 
     def renew(self, lease: Lease, seconds: float) -> bool:
         """Hold a lease for some more seconds; false if somebody else took it meanwhile."""
         return self._touch(lease, to_milliseconds(self._now()) + round(seconds * 1000))
 
     def release(self, lease: Lease) -> None:
-        """Give a lease back."""
+        """Give a lease back; without effect if somebody else took it meanwhile."""
         self._touch(lease, 0)
 
     def _touch(self, lease: Lease, until: int) -> bool:
         table = schema.lease
         mine = (table.c.name == lease.name, table.c.fence == lease.fence, table.c.owner == lease.owner)
-        with self._guard("lease in"), self._write() as connection:
+        with self._writing(alone=False) as connection:
             return bool(connection.execute(update(table).where(*mine).values(lease_until=until)).rowcount)
 
     def holder(self, name: str) -> str | None:
         """Return who holds the lease of that name now, or None."""
         table = schema.lease
         query = select(table.c.owner, table.c.lease_until).where(table.c.name == name)
-        with self._guard("read"), self._read() as connection:
+        with self._reading() as connection:
             row = connection.execute(query).one_or_none()
         return row.owner if row is not None and row.lease_until > to_milliseconds(self._now()) else None
 
     # -- looking after it ---------------------------------------------------------------------------------------------
 
     def info(self) -> dict[str, Any]:
-        """Return where the store is, its version and its size."""
-        with self._guard("read"), self._read() as connection:
-            count = {
-                name: connection.scalar(select(func.count()).select_from(table))
-                for name, table in (("series", schema.series), ("blocks", schema.block), ("pending", schema.pending))
-            }
+        """Return where the store is, its version, its size in bytes and what it holds, by number."""
+        tables = {
+            "series": schema.series, "blocks": schema.block, "pending": schema.pending,
+            "occurrences": schema.occurrence, "frozen": schema.frozen,
+        }
+        with self._reading() as connection:
+            count = {name: connection.scalar(select(func.count()).select_from(table)) for name, table in tables.items()}
             if self.dialect == "sqlite":
                 pages = connection.exec_driver_sql("PRAGMA page_count").scalar() or 0
                 size = int(pages) * int(connection.exec_driver_sql("PRAGMA page_size").scalar() or 0)
             else:
                 size = int(connection.scalar(sa.text("SELECT pg_database_size(current_database())")) or 0)
-        return {"target": self._target, "dialect": self.dialect, "schema": schema.VERSION, "bytes": size, **count}
+        target = self._database.target
+        return {"target": target, "dialect": self.dialect, "schema": schema.VERSION, "bytes": size, **count}
 
     def check(self) -> list[str]:
         """Return everything wrong with the store: damaged blocks by series and day, the engine's own findings."""
+        problems: list[str] = []
+        for look in (self._check_engine, self._check_blocks, self._check_pending, self.verify_frozen):
+            try:
+                problems += look()
+            except StoreError as e:  # a file cut short fails in the middle of a look; the others may still tell more
+                problems.append(str(e))
+        return list(dict.fromkeys(problems))
+
+    def _check_engine(self) -> list[str]:
+        if self.dialect != "sqlite":
+            return []
+        with self._reading() as connection:
+            found = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
+        return [str(text) for text in found if text != "ok"]
+
+    def _check_blocks(self) -> list[str]:
         problems = []
-        with self._guard("check"):
-            self.series()
-            with self._read() as connection:
-                if self.dialect == "sqlite":
-                    found = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
-                    problems += [str(text) for text in found if text != "ok"]
-                for row in connection.execute(select(schema.block.c.id, schema.block.c.data).order_by(schema.block.c.id)):
-                    try:
-                        _decoded(self, row.id, row.data)
-                    except DamagedBlock as e:
-                        problems.append(str(e))
-        return problems + self.verify_frozen()
+        self.series()
+        query = select(schema.block.c.id, schema.block.c.data).order_by(schema.block.c.id)
+        with self._reading() as connection:
+            for row in connection.execute(query.execution_options(yield_per=_CHUNK)):
+                try:
+                    self._decoded(row.id, row.data)
+                except StoreError as e:
+                    problems.append(str(e))
+        return problems
+
+    def _check_pending(self) -> list[str]:
+        problems = []
+        with self._reading() as connection:
+            for row in connection.execute(select(schema.pending.c.id, schema.pending.c.data)):
+                try:
+                    self._rows_of(row.id, row.data)
+                except StoreError as e:
+                    problems.append(str(e))
+        return problems
 
     def sync(self) -> None:
         """Fold what is pending and, on SQLite, bring the write-ahead log into the file."""
         self.fold()
         if self.dialect == "sqlite":
-            with self._guard("sync"), self._engine.connect() as connection:
-                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+            with self._database.outside() as connection:
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    # The last method, since its name hides the builtin from the annotations after it.
+    def list(self, kind: str) -> list[dict[str, Any]]:
+        """Return the latest revision of every document of a kind, in the order they first appeared."""
+        table = schema.document
+        latest = (
+            select(func.max(table.c.revision).label("revision"), func.min(table.c.revision).label("first"))
+            .where(table.c.kind == kind)
+            .group_by(table.c.id)
+            .subquery()
+        )
+        query = select(table.c.data).join(latest, table.c.revision == latest.c.revision).order_by(latest.c.first)
+        with self._reading() as connection:
+            return [dict(json.loads(text)) for text in connection.scalars(query) if text is not None]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -811,246 +980,35 @@ class Store:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _decoded(store: Store, key: int, data: bytes) -> Columns:
-    from harvester.store.codec import CodecError, NewerFormatError, decode
-
-    try:
-        return decode(data)
-    except (CodecError, ValueError, struct.error, RuntimeError) as e:
-        series = store._series.get(key >> _DAY_BITS)  # noqa: SLF001  a function of this class
-        day = to_datetime((key & _DAY_MASK) * DAY).date()
-        target = f"{series or f'series {key >> _DAY_BITS}'} on {day}"
-        if isinstance(e, NewerFormatError):
-            raise StoreVersion("read", target, str(e), hint="upgrade harvester") from e
-        raise DamagedBlock(
-            "read", target, f"its block is damaged ({e})", hint="the other days are readable; restore a backup"
-        ) from e
+def _day_ranges(window: Window) -> list[tuple[int, int]]:
+    """Return the first and last days to look at; an open-ended window is clamped, so that ids stay within a series."""
+    days = Window(tuple((max(start // DAY, 0), min((end - 1) // DAY, DAY_MASK) + 1) for start, end in window.spans))
+    if len(days.spans) > _MOST_RANGES:
+        days = Window.of(days.start, days.end)
+    return [(first, end - 1) for first, end in days.spans]
 
 
-def _merged(old: list[Columns], new: list[Columns], buckets: bool) -> tuple[Columns, int]:
-    """Return old and new readings joined, and how many of the result are new or different."""
-    import numpy as np
-
-    from harvester.store.codec import merge, trimmed
-
-    fresh = merge([*old, *new], buckets=buckets)
-    if buckets:
-        fresh = trimmed(fresh)
-    if not old:
-        return fresh, len(fresh)
-    before = merge(old, buckets=buckets)
-    if buckets:
-        before = trimmed(before)
-    if before.values.shape[0] != fresh.values.shape[0] or before.first != fresh.first:
-        return fresh, sum(len(one) for one in new)
-    place = np.searchsorted(before.at, fresh.at)
-    known = np.zeros(len(fresh), bool)
-    inside = place < len(before)
-    known[inside] = before.at[place[inside]] == fresh.at[inside]
-    same = np.zeros(len(fresh), bool)
-    left = np.ascontiguousarray(fresh.values[:, known]).view(np.int64)
-    right = np.ascontiguousarray(before.values[:, place[known]]).view(np.int64)
-    same[known] = (left == right).all(axis=0)
-    return fresh, int((~same).sum())
+def _starts(rows: Sequence[Any]) -> Any:
+    return np.array([row.start for row in rows], np.int64)
 
 
 def _empty(series: Series) -> Readings:
-    import numpy as np
-
-    from harvester.store.codec import empty_columns, readings_of
-
     if series.metric.shape is Shape.EVENT:
-        none = np.empty(0, np.int64)
-        return Occurrences(series, (), none, none, none, ())
+        return _occurrences(series, ())
     columns = empty_columns(series)
-    if series.metric.shape is Shape.DISTRIBUTION and not series.metric.bounds:
-        columns = replace(columns, values=np.empty((3, 0)))
     return readings_of(series, columns)
 
 
 def _occurrences(series: Series, rows: Sequence[Any]) -> Occurrences:
-    import numpy as np
-
     return Occurrences(
         series,
         tuple(row.id for row in rows),
         np.array([row.revision for row in rows], np.int64),
-        np.array([row.start for row in rows], np.int64),
+        _starts(rows),
         np.array([row.end for row in rows], np.int64),
         tuple(json.loads(row.attributes) for row in rows),
     )
 
 
-def _identity(series: Series) -> tuple[str, str, Labels, str]:
-    return series.source, series.metric.name, series.labels, series.metric.definition
-
-
-def _labels_text(labels: Labels) -> str:
-    return json.dumps(labels, separators=(",", ":"))
-
-
-def _labels_from(text: str) -> Labels:
-    return labels_of((name, value) for name, value in json.loads(text))
-
-
-def _metric_text(metric: Metric) -> str:
-    return json.dumps(asdict(metric), sort_keys=True)
-
-
-def _metric_from(text: str) -> Metric:
-    data = json.loads(text)
-    return Metric(
-        **{
-            **data,
-            "shape": Shape(data["shape"]),
-            "better": Better(data["better"]),
-            "silence": Silence(data["silence"]),
-            "statistics": tuple(data["statistics"]),
-            "bounds": tuple(data["bounds"]),
-        }
-    )
-
-
-def _window(spans: Sequence[Sequence[int]]) -> Window:
-    return Window(tuple((start, end) for start, end in spans))
-
-
 def _chain(last: str, digest: str, created: int, note: str) -> str:
     return hashlib.sha256(f"{last}\n{digest}\n{created}\n{note}".encode()).hexdigest()
-
-
-def _freeze_content(readings: Sequence[Readings], coverage: Mapping[Series, Window], window: Window) -> bytes:
-    from harvester.store.codec import columns_of, encode
-
-    ordered = sorted(readings, key=lambda one: (one.series.source, one.series.metric.name, one.series.labels))
-    heads, bodies = [], []
-    for one in ordered:
-        if isinstance(one, Occurrences):
-            columns = [one.revision.tolist(), one.start.tolist(), one.end.tolist()]
-            body = json.dumps([one.id, *columns, [dict(each) for each in one.attributes]], sort_keys=True).encode()
-        else:
-            body = encode(columns_of(one), one.series.metric.step)
-        bodies.append(body)
-        heads.append(
-            {
-                "source": one.series.source,
-                "labels": one.series.labels,
-                "metric": json.loads(_metric_text(one.series.metric)),
-                "coverage": coverage.get(one.series, Window()).spans,
-                "bytes": len(body),
-            }
-        )
-    head = json.dumps({"format": 1, "window": window.spans, "series": heads}, sort_keys=True).encode()
-    return struct.pack("<I", len(head)) + head + b"".join(bodies)
-
-
-def _thaw_content(content: bytes) -> tuple[Window, list[Readings], dict[Series, Window]]:
-    import numpy as np
-
-    from harvester.store.codec import decode, readings_of
-
-    (length,) = struct.unpack_from("<I", content)
-    head = json.loads(content[4 : 4 + length])
-    position = 4 + length
-    readings: list[Readings] = []
-    coverage: dict[Series, Window] = {}
-    for one in head["series"]:
-        series = Series(one["source"], _metric_from(json.dumps(one["metric"])), labels_of(map(tuple, one["labels"])))
-        body = content[position : position + one["bytes"]]
-        position += one["bytes"]
-        if series.metric.shape is Shape.EVENT:
-            names, revision, start, end, attributes = json.loads(body)
-            numbers = (np.array(column, np.int64) for column in (revision, start, end))
-            readings.append(Occurrences(series, tuple(names), *numbers, tuple(attributes)))
-        else:
-            readings.append(readings_of(series, decode(body)))
-        coverage[series] = _window(one["coverage"])
-    return _window(head["window"]), readings, coverage
-
-
-def _insert_of(dialect: str) -> Any:
-    if dialect == "postgresql":
-        from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-
-        return postgresql_insert
-    from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-
-    return sqlite_insert
-
-
-def _engine(url: sa.URL) -> Engine:
-    if url.get_backend_name() != "sqlite":
-        return sa.create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
-    engine = sa.create_engine(url, connect_args={"timeout": 10, "check_same_thread": False})
-
-    @event.listens_for(engine, "connect")
-    def _on_connect(connection: Any, _: Any) -> None:
-        connection.isolation_level = None  # transactions are begun below, not by the driver's guess
-        cursor = connection.cursor()
-        for pragma in ("busy_timeout=10000", "page_size=16384", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
-    @event.listens_for(engine, "begin")
-    def _on_begin(connection: Connection) -> None:
-        options = connection.get_execution_options()
-        level = "FULL" if options.get("harvester_full") else "NORMAL"
-        if options.get("harvester_begin"):
-            connection.exec_driver_sql(f"PRAGMA synchronous={level}")
-            _begin_immediate(connection)
-        else:
-            connection.exec_driver_sql("BEGIN")
-
-    return engine
-
-
-def _begin_immediate(connection: Connection) -> None:
-    """Begin a write; SQLite's own waiting is not fair, so keep asking for a while beyond its timeout."""
-    for attempt in range(3):
-        try:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-        except DBAPIError as e:
-            if attempt == 2 or "locked" not in str(e.orig):
-                raise
-            time.sleep(0.05)
-        else:
-            return
-
-
-def _prepare_file(path: Path, create: bool) -> None:
-    if not path.exists():
-        if not create:
-            raise StoreError("open store", str(path), "is not there", hint="harvest collect makes it")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-        except OSError as e:
-            raise StoreError(
-                "open store", str(path), f"cannot be created: {e.strerror}",
-                hint="set [store] url to a folder you may write to",
-            ) from e
-    elif path.is_dir():
-        raise StoreError("open store", str(path), "is a folder", hint="name a file in [store] url")
-    elif not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
-        raise StoreError("open store", str(path), "may not be written", hint="is the file or its folder read-only?")
-
-
-def _store_error(operation: str, target: str, error: DBAPIError) -> StoreError:
-    text = str(error.orig).splitlines()[0] if error.orig else type(error).__name__
-    known = (
-        ("disk is full", "the disk is full", "free some space; what was stored stays whole", True),
-        ("readonly", "may not be written", "is the file or its folder read-only?", False),
-        ("not a database", "is not a harvester store", "name another file in [store] url", False),
-        ("malformed", "the file is damaged", "harvest db check tells where; restore a backup", False),
-        ("locked", "another process holds the store", "try again; does another harvest hang?", True),
-        ("unable to open", "cannot be opened", "are the folder and its rights as they should be?", False),
-        ("disk I/O error", "the disk failed or the file was cut short", "harvest db check tells where", False),
-    )
-    for sign, cause, hint, retry in known:
-        if sign in text:
-            return StoreError(operation, target, cause, hint=hint, retry=retry)
-    from sqlalchemy.exc import OperationalError
-
-    reachable = isinstance(error, OperationalError)
-    cause = "the database does not answer" if reachable else f"the database refused: {text}"
-    return StoreError(operation, target, cause, hint="is it running, are user and password right?", retry=reachable)
