@@ -148,6 +148,9 @@ class Connector(BaseModel, ABC):
         """
 
 
+URL = r"^https?://[^\s@]+$"
+
+
 class HttpConnector(Connector):
     """
     What every HTTP source takes. Secrets are named here, never written.
@@ -162,7 +165,7 @@ class HttpConnector(Connector):
         token_command: A command that prints it.
     """
 
-    url: str = Field(pattern=r"^https?://[^\s@]+$")
+    url: str = Field(pattern=URL)
     ca_file: Path | None = None
     proxy: str | None = None
     timeout: Duration = timedelta(seconds=30)

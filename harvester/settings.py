@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 from datetime import time
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import (
@@ -32,13 +33,21 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from harvester.catalog import pack
-from harvester.connector import Connector, Duration, parse_duration
+from harvester.connector import URL, Connector, Duration, parse_duration
 from harvester.errors import ConfigError
 from harvester.readings import Subject, labels_of
-from harvester.registry import connector
+from harvester.registry import connector, connector_names
 
 FILE_NAME = "harvester.toml"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+ADDRESS = r"^[^\s@]+@[^\s@]+$"
+REPOSITORY = r"^[^/\s]+/[^/\s]+$"
+
+
+class _SourceError(ValueError):
+    def __init__(self, source: str) -> None:
+        super().__init__(f'needs connector = "...", one of {", ".join(connector_names())}')
+        self.source = source
 
 
 class Section(BaseModel):
@@ -89,8 +98,8 @@ class MailSection(Section):
     username: str | None = None
     password_env: str | None = None
     password_file: Path | None = None
-    sender: str = Field(pattern=r"^[^\s@]+@[^\s@]+$")
-    recipients: tuple[Annotated[str, Field(pattern=r"^[^\s@]+@[^\s@]+$")], ...] = Field(min_length=1)
+    sender: str = Field(pattern=ADDRESS)
+    recipients: tuple[Annotated[str, Field(pattern=ADDRESS)], ...] = Field(min_length=1)
     timeout: Duration = Field(default_factory=lambda: parse_duration("30s"))
 
     def password(self) -> SecretStr | None:
@@ -126,7 +135,7 @@ class SubjectSection(Section):
 
     prometheus: dict[str, str] = Field(default_factory=dict)
     pagerduty_service: str = ""
-    repositories: tuple[Annotated[str, Field(pattern=r"^[^/\s]+/[^/\s]+$")], ...] = ()
+    repositories: tuple[Annotated[str, Field(pattern=REPOSITORY)], ...] = ()
     database: str = ""
 
     def subject(self, name: str) -> Subject:
@@ -180,7 +189,7 @@ class Settings(BaseSettings):
     def _name_a_connector(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         for name, options in value.items():
             if not isinstance(options.get("connector"), str):
-                raise ValueError(f'source {name} needs connector = "..."')
+                raise _SourceError(name)
         return value
 
     @property
@@ -222,7 +231,7 @@ class Settings(BaseSettings):
         except ConfigError as e:
             raise ConfigError(e.operation, f"{e.target} in {self._where(place)}", e.cause, hint=e.hint) from e
         except ValidationError as e:
-            raise _config_error(e, self._path, self._text, place, set(kind.model_fields)) from None
+            raise _config_error(e, self._path, self._text, place, kind) from None
 
     def _where(self, place: Sequence[str]) -> str:
         line = line_of(self._text, place)
@@ -286,7 +295,7 @@ def load(given: Path | None = None) -> Settings:
     try:
         settings = Settings(**content)
     except ValidationError as e:
-        raise _config_error(e, path, text, (), set()) from None
+        raise _config_error(e, path, text) from None
     settings._path, settings._text = path.resolve() if path else None, text  # noqa: SLF001  our own private fields
     _ = settings.connectors
     return settings
@@ -321,29 +330,66 @@ def line_of(text: str, place: Sequence[str | int]) -> int | None:
     return best[1] if best else None
 
 
+_PLAINLY: Mapping[str, str] = {
+    NAME: "must be a name of letters, digits and _ . - inside",
+    ADDRESS: "must be a mail address such as me@example.com",
+    REPOSITORY: 'must be "owner/name"',
+    URL: "must be an http:// or https:// address, without credentials in it",
+}
+"""What a pattern asks for, in words."""
+
+
 def _config_error(
-    error: ValidationError, path: Path | None, text: str, place: tuple[str, ...], keys: set[str]
+    error: ValidationError,
+    path: Path | None,
+    text: str,
+    place: tuple[str, ...] = (),
+    model: type[BaseModel] | None = None,
 ) -> ConfigError:
+    """Return the first thing wrong as an error; ``model`` is what stands at ``place``, all of the settings if None."""
     first = next(iter(sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")))
-    location = (*place, *(part for part in first["loc"] if part != "[key]"))
+    inside = tuple(part for part in first["loc"] if part != "[key]")
+    named = first.get("ctx", {}).get("error")
+    if isinstance(named, _SourceError):
+        inside = (*inside, named.source)
+    location = (*place, *inside)
     dotted = ".".join(str(part) for part in location) or "settings"
     line = line_of(text, [str(part) for part in location])
     target = f"{path}, line {line}, {dotted}" if path and line else f"{path}, {dotted}" if path else dotted
     if first["type"] == "extra_forbidden":
-        directly = bool(keys) and len(location) == len(place) + 1
-        known = sorted(keys - {"source", "subjects"} if directly else _known(location))
+        known = sorted(_known(model or Settings, inside[:-1]) - {"source", "subjects"} if place else
+                       _known(Settings, inside[:-1]))
         near = difflib.get_close_matches(str(location[-1]), known, 1)
         hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}" if known else ""
         return ConfigError("read", target, "unknown key", hint=hint)
-    cause = re.sub(r"^Value error, ", "", first["msg"])
-    return ConfigError("read", target, cause[:1].lower() + cause[1:], hint="see harvester.example.toml")
+    return ConfigError("read", target, _cause(dict(first)), hint="see harvester.example.toml")
 
 
-def _known(location: Sequence[str | int]) -> set[str]:
-    sections: dict[str, type[BaseModel]] = {
-        "store": StoreSection, "digest": DigestSection, "mail": MailSection, "subjects": SubjectSection,
-    }
-    if len(location) == 1:
-        return set(Settings.model_fields)
-    section = sections.get(str(location[0]))
-    return set(section.model_fields) if section else set()
+def _cause(first: Mapping[str, Any]) -> str:
+    """Return what is wrong in words a person who wrote a file understands."""
+    context = first.get("ctx", {})
+    if first["type"] == "string_pattern_mismatch" and context.get("pattern") in _PLAINLY:
+        return f"{first['input']!r} {_PLAINLY[context['pattern']]}" if context["pattern"] != URL else _PLAINLY[URL]
+    if first["type"] == "too_short":
+        return f"needs at least {context['min_length']} {'entry' if context['min_length'] == 1 else 'entries'}"
+    if first["type"] == "missing":
+        return "is missing"
+    if first["type"] in ("model_type", "dict_type"):
+        return "must be a table"
+    said = re.sub(r"^Value error, ", "", str(first["msg"])).replace("Input should", "must").replace("a valid ", "a ")
+    return said[:1].lower() + said[1:]
+
+
+def _known(model: Any, location: Sequence[str | int]) -> set[str]:
+    """Return the keys a model knows at a place inside it; none where that is no model."""
+    for part in (*location, None):
+        if get_origin(model) in (Union, UnionType):
+            model = next(one for one in get_args(model) if one is not type(None))
+        known = model.model_fields if isinstance(model, type) and issubclass(model, BaseModel) else None
+        if part is None:
+            return set(known or ())
+        if known is not None:
+            model = known[str(part)].annotation if part in known else None
+        else:  # a tuple's or a table's entries are all alike
+            model = next((one for one in reversed(get_args(model)) if one is not Ellipsis), None)
+    return set()
