@@ -56,8 +56,8 @@ BAD = {
     ),
     "a duration in words": (
         PROM + 'packs = ["http"]\nevery = "5 minutes"\n',
-        "read FILE, line 5, sources.prom.every: '5 minutes' is not a duration such as "
-        f'"30s", "5m", "2h" or "28d" {EXAMPLE}',
+        ("read FILE, line 5, sources.prom.every: '5 minutes' is not a duration such as "
+        f'"30s", "5m", "2h" or "28d" {EXAMPLE}'),
     ),
     "two places for one token": (
         PROM + 'packs = ["http"]\ntoken_env = "A"\ntoken_file = "b"\n',
@@ -69,8 +69,8 @@ BAD = {
     ),
     "a weekday cut short": (
         '[digest]\nweekday = "mon"\n',
-        "read FILE, line 2, digest.weekday: must be 'monday', 'tuesday', 'wednesday', 'thursday', 'friday', 'saturday' or "
-        f"'sunday' {EXAMPLE}",
+        ("read FILE, line 2, digest.weekday: must be 'monday', 'tuesday', 'wednesday', 'thursday', 'friday', 'saturday' or "
+        f"'sunday' {EXAMPLE}"),
     ),
     "a repository without an owner": (
         '[subjects.x]\nrepositories = ["shop"]\n',
