@@ -2,9 +2,10 @@
 One series' readings of one day as bytes, bit for bit; and the rows that wait to be folded into such days.
 
 A block is ``crc32, format, flags, columns, first, t0, step, n``, then the time column (nothing where the readings lie
-on ``t0 + i * step``, else their step numbers, else milliseconds), then each value column. A value column is
-decimal-scaled to int64 when that gives every value back bit for bit (NaN apart, as a bitmap), else kept as float64;
-both by pcodec. Blocks of few readings stay raw, for a compressor's frame would be larger than they are.
+on ``t0 + i * step``, else the number of steps each lies after ``t0``), then each value column. The step is the largest
+that fits all of them, so that a scrape interval of any length is found and stray times cost their own digits only. A
+value column is decimal-scaled to int64 when that gives every value back bit for bit (NaN apart, as a bitmap), else kept
+as float64; both by pcodec. Blocks of few readings stay raw, for a compressor's frame would be larger than they are.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 _HEADER = struct.Struct("<IBBHiqqI")
 _LENGTH = struct.Struct("<BI")
-_GRID, _STEPS, _TIMES = 0, 1, 2
+_GRID, _STEPS = 0, 1
 _FLOAT = 32
 _RAW = 33
 _HOLES = 64
@@ -187,20 +188,17 @@ def differing(before: Columns, after: Columns, *, buckets: bool = False) -> NDAr
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def encode(columns: Columns, step: int) -> bytes:
-    """Return the block of columns whose readings are ``step`` milliseconds apart, if they are."""
+def encode(columns: Columns) -> bytes:
+    """Return the block of columns."""
     at, values = columns.at, columns.values
     n, start = len(at), int(at[0]) if len(at) else 0
-    offsets = at - start
     small = n <= _MOST_RAW
-    if n and int(offsets[-1]) == (n - 1) * step and bool((offsets == np.arange(n) * step).all()):
+    gaps = at[1:] - at[:-1]
+    step = int(np.gcd.reduce(gaps)) if n > 1 else 1
+    if bool((gaps == step).all()):
         time, flags = b"", _GRID
     else:
-        numbers, rest = np.divmod(offsets, step)
-        if rest.any():
-            time, flags = _pack_integers(offsets, small), _TIMES
-        else:
-            time, flags = (_pack_integers(numbers, small), _STEPS) if n else (b"", _GRID)
+        time, flags = _pack_integers((at - start) // step, small), _STEPS
     heads = [_pack(column, small) for column in values[:HEADS]]
     body = [_pack(np.ascontiguousarray(values[HEADS:]).ravel(), small)] if len(values) > HEADS else []
     head = _HEADER.pack(0, FORMAT, flags, len(values), columns.first, start, step, n)[4:]
@@ -222,8 +220,8 @@ def decode(data: bytes) -> Columns:
     if flags == _GRID:
         at = np.arange(start, start + n * step, step, dtype=np.int64) if n else np.empty(0, np.int64)
     else:
-        offsets, position = _unpack(data, position)
-        at = start + offsets.astype(np.int64) * (step if flags == _STEPS else 1)
+        numbers, position = _unpack(data, position)
+        at = start + numbers.astype(np.int64) * step
     if count == 1:
         column, position = _unpack(data, position)
         return Columns(at, column[None, :], first)

@@ -46,7 +46,7 @@ def freeze_content(
         else:
             columns = columns_of(one)
             columns = trimmed(columns) if has_log_buckets(series) else columns
-            body, raw = encode(columns, series.metric.step), _raw(columns)
+            body, raw = encode(columns), _raw(columns)
         bodies.append(body)
         heads.append(
             {

@@ -268,9 +268,9 @@ class Store:
             numbers = [self._number(one) for one in wanted]
         return numbers
 
-    def _metric_shape(self, number: int) -> tuple[Series, bool]:
-        series = self._series[number][1]
-        return series, has_log_buckets(series)
+    def _log_buckets(self, key: int) -> bool:
+        """Tell whether a block's columns are log buckets."""
+        return has_log_buckets(self._series[key >> DAY_BITS][1])
 
     def _register(self, wanted: Iterable[Series]) -> dict[Series, int]:
         """Return ids of series, giving new ones an id; what a metric says beside its definition is kept up to date."""
@@ -377,7 +377,7 @@ class Store:
             for low, high in pairwise(edges):
                 parts[number << DAY_BITS | int(day[low])].append(columns.part(low, high))
         return {
-            key: merge(group, buckets=self._metric_shape(key >> DAY_BITS)[1]) for key, group in parts.items()
+            key: merge(group, buckets=self._log_buckets(key)) for key, group in parts.items()
         }
 
     def _held(self, connection: Connection, keys: Sequence[int]) -> dict[int, _Held]:
@@ -406,11 +406,11 @@ class Store:
         return max(last, int(self._meta(connection, "folded") or 0))
 
     def _plan(self, key: int, held: _Held, new: Columns) -> _Plan:
-        series, buckets = self._metric_shape(key >> DAY_BITS)
+        buckets = self._log_buckets(key)
         old = [] if held.data is None else [self._decoded(key, held.data)]
         old += held.waiting
         if not old:
-            return _Plan(len(new), encode(new, series.metric.step))
+            return _Plan(len(new), encode(new))
         before = merge(old, buckets=buckets)
         other = differing(before, new, buckets=buckets)
         changed = int(other.sum())
@@ -418,7 +418,7 @@ class Store:
             return _Plan()
         if held.data is not None and changed < _MOST_PENDING_READINGS:
             return _Plan(changed, piece=Columns(new.at[other], new.values[:, other], new.first))
-        return _Plan(changed, encode(merge([before, new], buckets=buckets), series.metric.step))
+        return _Plan(changed, encode(merge([before, new], buckets=buckets)))
 
     def _stale(self, connection: Connection, keys: Sequence[int], held: Mapping[int, _Held]) -> list[int]:
         """Return which blocks are no longer what was read before."""
@@ -544,7 +544,7 @@ class Store:
             blocks = {row.id: (row.folded, row.data) for row in connection.execute(query)}
             result = {}
             for key in wanted:
-                series, buckets = self._metric_shape(key >> DAY_BITS)
+                buckets = self._log_buckets(key)
                 before, data = blocks.get(key, (0, None))
                 held = _Held(before, data, waiting.of(key, before), max(before, last))
                 if not held.waiting:
@@ -554,7 +554,7 @@ class Store:
                 except DamagedBlock:
                     damaged.add(key)
                     continue
-                result[key] = held, encode(merge([*old, *held.waiting], buckets=buckets), series.metric.step)
+                result[key] = held, encode(merge([*old, *held.waiting], buckets=buckets))
             return result
 
         with self._database.read() as connection:
@@ -622,7 +622,9 @@ class Store:
             if number in numbers and any(first <= day <= last for first, last in ranges):
                 parts[number] += waiting.of(key, folded.get(key, 0))
         return {
-            number: merge(group, buckets=self._metric_shape(number)[1]) for number, group in parts.items() if group
+            number: merge(group, buckets=self._log_buckets(number << DAY_BITS))
+            for number, group in parts.items()
+            if group
         }
 
     def _blocks(

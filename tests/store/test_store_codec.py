@@ -54,12 +54,12 @@ def assert_equal(one: Columns, other: Columns) -> None:
 
 @given(columns())
 def test_any_columns_come_back_from_a_block_bit_for_bit(given_columns: Columns) -> None:
-    assert_equal(decode(encode(given_columns, MINUTE)), given_columns)
+    assert_equal(decode(encode(given_columns)), given_columns)
 
 
 @given(columns(DECIMALS | st.sampled_from([float("nan"), -0.0, 0.0, float("inf"), 5e-324, 2.0**60])))
 def test_decimals_with_holes_zeros_and_infinities_come_back_bit_for_bit(given_columns: Columns) -> None:
-    assert_equal(decode(encode(given_columns, MINUTE)), given_columns)
+    assert_equal(decode(encode(given_columns)), given_columns)
 
 
 @given(st.lists(columns(), min_size=1, max_size=4))
@@ -77,14 +77,14 @@ def test_any_waiting_rows_come_back_bit_for_bit(entries: list[Columns]) -> None:
 
 @pytest.mark.parametrize("readings", one_of_each_shape()[:5], ids=lambda one: one.series.metric.name)
 def test_every_shape_comes_back_from_its_columns(readings) -> None:
-    assert same(readings_of(readings.series, decode(encode(columns_of(readings), readings.series.metric.step))), readings)
+    assert same(readings_of(readings.series, decode(encode(columns_of(readings)))), readings)
 
 
 def test_a_negative_zero_stays_negative_among_whole_numbers() -> None:
     day = np.arange(100.0)
     day[7] = -0.0
     assert decimal_scaled(day) is None
-    assert np.signbit(decode(encode(Columns(START + np.arange(100) * MINUTE, day[None, :]), MINUTE)).values[0, 7])
+    assert np.signbit(decode(encode(Columns(START + np.arange(100) * MINUTE, day[None, :]))).values[0, 7])
 
 
 def test_decimals_are_kept_as_whole_numbers_with_the_fewest_digits() -> None:
@@ -106,18 +106,27 @@ def test_readings_on_the_grid_carry_no_timestamps() -> None:
     late = at.copy()
     late[700:] += 1
     gap = np.delete(at, slice(300, 340))
-    on_grid = len(encode(Columns(at, flat), MINUTE))
+    on_grid = len(encode(Columns(at, flat)))
     assert on_grid < 80
-    assert on_grid < len(encode(Columns(gap, flat[:, :1400]), MINUTE)) < on_grid + 70
-    assert on_grid < len(encode(Columns(late, flat), MINUTE)) < on_grid + 70
+    assert on_grid < len(encode(Columns(gap, flat[:, :1400]))) < on_grid + 70
+    assert on_grid < len(encode(Columns(late, flat))) < on_grid + 70
+
+
+def test_a_scrape_interval_other_than_the_minute_is_a_grid_too() -> None:
+    at = START + np.arange(5760, dtype=np.int64) * 15_000
+    whole = Columns(at, np.ones((1, 5760)))
+    assert len(encode(whole)) < 80
+    holes = Columns(np.delete(at, [5, 99, 3000]), np.ones((1, 5757)))
+    assert len(encode(holes)) < 140
+    assert_equal(decode(encode(holes)), holes)
 
 
 def test_holes_do_not_cost_a_day_its_compression() -> None:
     rng = np.random.default_rng(5)
     at, walk = START + np.arange(1440, dtype=np.int64) * MINUTE, np.round(np.cumsum(rng.normal(0, 0.05, 1440)), 2)
-    whole = len(encode(Columns(at, walk[None, :]), MINUTE))
+    whole = len(encode(Columns(at, walk[None, :])))
     walk[rng.integers(0, 1440, 20)] = np.nan
-    assert len(encode(Columns(at, walk[None, :]), MINUTE)) < whole + 150
+    assert len(encode(Columns(at, walk[None, :]))) < whole + 150
 
 
 def test_buckets_of_counts_cost_a_fraction_of_their_floats() -> None:
@@ -125,12 +134,12 @@ def test_buckets_of_counts_cost_a_fraction_of_their_floats() -> None:
     at, counts = START + np.arange(288, dtype=np.int64) * 5 * MINUTE, rng.poisson(np.geomspace(50, 0.01, 20), (288, 20))
     heads = np.full((3, 288), np.nan)
     day = Columns(at, np.concatenate([heads, counts.T.astype(np.float64)]))
-    assert len(encode(day, 5 * MINUTE)) < counts.size  # a byte each, of eight
+    assert len(encode(day)) < counts.size  # a byte each, of eight
 
 
 @given(columns(), st.data())
 def test_a_changed_byte_is_noticed_wherever_it_is(given_columns: Columns, data: st.DataObject) -> None:
-    for block, read in ((encode(given_columns, MINUTE), decode), (encode_rows([(1, given_columns)]), decode_rows)):
+    for block, read in ((encode(given_columns), decode), (encode_rows([(1, given_columns)]), decode_rows)):
         broken = bytearray(block)
         broken[data.draw(st.integers(0, len(block) - 1))] ^= data.draw(st.integers(1, 255))
         with pytest.raises(CodecError):
@@ -140,7 +149,7 @@ def test_a_changed_byte_is_noticed_wherever_it_is(given_columns: Columns, data: 
 
 
 def test_a_block_of_a_newer_format_is_refused_as_newer_not_as_damaged() -> None:
-    content = bytearray(encode(columns_of(level([1.0])), MINUTE)[4:])
+    content = bytearray(encode(columns_of(level([1.0])))[4:])
     content[0] = 9
     with pytest.raises(NewerFormatError, match="format 9"):
         decode(struct.pack("<I", zlib.crc32(content)) + bytes(content))
