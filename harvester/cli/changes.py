@@ -295,10 +295,8 @@ def shipped(run: Run, name: str | None, at: datetime | None, undo: bool, as_json
         return OK
     note = ", before it was registered: its effects are labelled retrospective" if late else ""
     run.print(f"{change.name}: live since {figures.moment(live)}{note}")
-    first = max(run.at, live + DAY)
-    run.say(
-        f"harvest diff {change.name} has a first answer after {figures.moment(first)}, a firm one after 3, 7 and 14 days"
-    )
+    first = figures.moment(max(run.at, live + DAY))
+    run.say(f"harvest diff {change.name}: a first answer after {first}, firm ones after 3, 7 and 14 days")
     return OK
 
 

@@ -16,7 +16,7 @@ from harvester.cli.setup import chosen
 from harvester.readings import to_datetime, to_milliseconds
 
 if TYPE_CHECKING:
-    from harvester.collect import Progress
+    from harvester.collect import Progress as Seen
     from harvester.connector import Connector
     from harvester.store import Collection, Store
 
@@ -91,29 +91,31 @@ def _tell(run: Run, connector: Connector, record: Collection | None) -> None:
 def _dry_run(run: Run, connectors: list[Connector], since: int | None, as_json: bool) -> int:
     from harvester.collect import plan
 
-    data = []
+    data: list[dict[str, Any]] = []
     with run.store() as store:
         for one in connectors:
-            window = plan(one, store.collections(one.source, limit=50), run.at, since)
-            entry: dict[str, Any] = {
-                "source": one.source,
-                "start": to_datetime(window.start).isoformat(),
-                "end": to_datetime(window.end).isoformat(),
-                "metrics": [{"name": metric.name, "query": metric.query} for metric in one.definitions()],
-            }
-            data.append(entry)
+            for ask in plan(store, one, run.at, since):
+                queries = {metric.name: metric.query for metric in ask.connector.definitions()}
+                data.append(
+                    {
+                        "source": one.source,
+                        "start": to_datetime(ask.window.start).isoformat(),
+                        "end": to_datetime(ask.window.end).isoformat(),
+                        "metrics": [{"name": name, "query": queries[name]} for name in ask.metrics],
+                    }
+                )
     if as_json:
         run.json("collect", {"planned": data})
         return OK
     for entry in data:
         run.print(f"{entry['source']}: would ask from {entry['start'][:16]} to {entry['end'][:16]} UTC")
         for metric in entry["metrics"]:
-            run.print(f"  {metric['name']}: {metric['query']}")
+            run.wrapped(f"{metric['name']}: {metric['query']}", "  ", "      ")
     return OK
 
 
 @contextmanager
-def progress(run: Run, title: str) -> Iterator[Callable[[Progress], None]]:
+def progress(run: Run, title: str) -> Iterator[Callable[[Seen], None]]:
     """Show a bar on a terminal while something is collected; elsewhere nothing."""
     if not run.watched:
         yield lambda _: None
