@@ -5,7 +5,7 @@ Three services keep the counters that any instrumented service keeps, scraped on
 its statements. Traffic follows the day and the week, everything drifts, processes restart. Three changes were shipped,
 and ``Company.truth`` says what each of them really did: one helped, two only look as if they had.
 
-Everything follows from a seed and from the UTC day of ``now``: the same two give the same samples.
+Everything follows from a seed and from ``now``: the day gives the span, day and hour the times at which was shipped.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from harvester.readings import DAY, HOUR, MINUTE, SECOND, to_datetime
 if TYPE_CHECKING:
     from harvester.readings import Float64s, Int64s
 
-WEEKS = 12
+DAYS = 86
+"""Of history before today: ten weeks before the first change, two after it."""
+
 SCRAPE = MINUTE
 JOB = "acme-shop"
 
@@ -123,7 +125,7 @@ class Company:
 
     Attributes:
         seed: Chooses the noise.
-        now: Milliseconds UTC; only its UTC day counts, the samples go on to that day's end.
+        now: Milliseconds UTC; the samples go on to the end of its day.
     """
 
     seed: int
@@ -138,7 +140,7 @@ class Company:
     @property
     def start(self) -> int:
         """The first scrape."""
-        return self.today - WEEKS * 7 * DAY
+        return self.today - DAYS * DAY
 
     @property
     def end(self) -> int:
@@ -148,13 +150,17 @@ class Company:
     @property
     def truth(self) -> tuple[Truth, ...]:
         """What was shipped, the oldest first, and what it did."""
-        index, cache, retries = (self.today - days * DAY + hour * HOUR for days, hour in ((15, 10), (9, 13), (8, 9)))
+        index, cache, retries = (self._latest(hour, days) for hour, days in ((10, 14), (13, 8), (9, 7)))
         return (
             Truth("checkout-index", "checkout", index, LATENCY_FACTOR, "latency", True),
             Truth("checkout-index", "checkout", index, STATEMENT_FACTOR, "statement duration", True),
             Truth("search-cache", "search", cache, 1.0, "latency", False, "search was not scraped for 60 hours"),
             Truth("catalog-retries", "catalog", retries, 1.0, "error ratio", False, "an outage lies in the baseline"),
         )
+
+    def _latest(self, hour: int, days: int) -> int:
+        """Return the newest instant at that hour, UTC, after which so many whole days have passed."""
+        return (self.now - days * DAY - hour * HOUR) // DAY * DAY + hour * HOUR
 
     def shipped(self, change: str) -> int:
         """Return when a change went live, milliseconds UTC."""
@@ -169,7 +175,7 @@ class Company:
     @property
     def outage(self) -> tuple[int, int]:
         """The span in which catalog answered a third of its requests with an error."""
-        begin = self.shipped("catalog-retries") - 3 * DAY - 2 * HOUR
+        begin = self.shipped("catalog-retries") - 3 * DAY + 3 * HOUR
         return begin, begin + 5 * HOUR
 
     def series(self) -> Iterator[Raw]:
@@ -284,8 +290,7 @@ def _lognormal_buckets(median: Float64s, spread: float) -> tuple[Float64s, Float
 
 def _restarts(random: np.random.Generator, company: Company, service: Service, length: int) -> Int64s:
     """Return the scrapes at which a process newly started is seen for the first time, the first scrape included."""
-    days = WEEKS * 7
-    found = {0, *((random.integers(0, 14 * 1440, 7) + np.arange(0, days, 12) * 1440) % length).tolist()}
+    found = {0, *((random.integers(0, 14 * 1440, 8) + np.arange(0, DAYS, 12) * 1440) % length).tolist()}
     found |= {
         (one.shipped - company.start) // SCRAPE + 1 for one in company.truth if one.subject == service.name
     }
@@ -345,19 +350,17 @@ STATEMENTS = (
     ),
 )
 
-LOG_DAYS = 31
-
-
-def slow_log(company: Company, until: int) -> str:
+def slow_log(company: Company) -> list[tuple[int, str]]:
     """
-    Return the stderr log of the shop's PostgreSQL, default prefix ``%m [%p] ``, of the last month up to ``until``.
+    Return what the shop's PostgreSQL logs: instants in milliseconds UTC with whole messages, in order.
 
-    Every statement is logged (``log_min_duration_statement = 0``) with the time of its end, besides the server's other
-    talk. From ``checkout-index`` on, the statement it serves takes ``STATEMENT_FACTOR`` of the time.
+    It is stderr with the default prefix ``%m [%p] ``. Every statement is logged (``log_min_duration_statement = 0``)
+    with the time of its end, besides the server's other talk. From ``checkout-index`` on, the statement it serves takes
+    ``STATEMENT_FACTOR`` of the time.
     """
     random = np.random.default_rng([company.seed, 5432])
-    begin = company.today - LOG_DAYS * DAY
-    days = LOG_DAYS + 1
+    begin = company.start
+    days = DAYS + 1
     lines: list[tuple[int, str]] = [
         (begin, _line(begin, 611, "LOG:  starting PostgreSQL 15.18 on x86_64-pc-linux-gnu, 64-bit")),
         (begin + 83, _line(begin + 83, 611, "LOG:  database system is ready to accept connections")),
@@ -396,8 +399,7 @@ def slow_log(company: Company, until: int) -> str:
             + _line(when, 2207, "STATEMENT:  INSERT INTO payments (order_id, amount) SELECT order_id, due FROM retry")
         )
         lines.append((when, refused))
-    lines.sort(key=lambda line: line[0])
-    return "".join(text for at, text in lines if at <= until)
+    return sorted(lines, key=lambda line: line[0])
 
 
 def _line(at: int, pid: int, message: str) -> str:

@@ -31,6 +31,7 @@ from harvester.demo.promql import (
     Number,
     ParseError,
     Selector,
+    Time,
     Vector,
     evaluate,
     form,
@@ -43,17 +44,19 @@ MOST_POINTS = 11_000
 RETENTION = "90d"
 
 PUBLISHED: tuple[str, ...] = (
-    "sum by (service, le) (increase(http_request_duration_seconds_bucket[5m]))",
-    "sum by (service) (increase(http_request_duration_seconds_sum[5m]))",
-    "sum by (service) (increase(http_request_duration_seconds_count[5m]))",
-    "sum by (service) (increase(http_requests_total[5m]))",
-    "sum by (service) (rate(http_requests_total[5m]))",
-    "sum by (service) (rate(process_cpu_seconds_total[5m]))",
-    "sum by (service) (process_resident_memory_bytes)",
+    "sum by (le) (increase(http_request_duration_seconds_bucket[5m]))",
+    "sum(increase(http_request_duration_seconds_sum[5m]))",
+    "sum(increase(http_requests_total[5m]))",
+    "sum(rate(http_requests_total[5m]))",
+    "count(sum by (le) (increase(http_request_duration_seconds_bucket[5m])))",
+    "sum(rate(process_cpu_seconds_total[5m]))",
+    "sum(process_resident_memory_bytes)",
     "process_resident_memory_bytes",
+    "avg(up)",
+    "count(up)",
     "up",
 )
-"""The queries the demo answers, each with any label matchers (``{service="search",code=~"5.."}``)."""
+"""The queries the demo answers, each with any label matchers (``{service="search",code=~"5.."}``), besides scalars."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +143,7 @@ class Api:
             expression = parse(query)
         except ParseError as e:
             raise _Refusal(f'invalid parameter "query": {e}' if instant else str(e)) from None
-        if not isinstance(expression, Number) and form(expression) not in self._forms:
+        if not isinstance(expression, Number | Time) and form(expression) not in self._forms:
             known = "; ".join(self.published)
             raise _Refusal(f"this query is not on the list that the demo's Prometheus answers: {known}")
         return expression
@@ -153,9 +156,10 @@ class Api:
             except ValueError as e:
                 raise _Refusal(f"invalid parameter \"time\": Invalid time value for 'time': {e}") from None
         expression = self._expression(parameters, instant=True)
-        if isinstance(expression, Number):
-            return f'{{"resultType":"scalar","result":[{_seconds(at)},"{_number(expression.value)}"]}}'.encode()
         found = evaluate(expression, self._series, np.array([at], dtype=np.int64), until=self.clock())
+        if isinstance(expression, Number | Time):
+            value = _number(float(found[0].value[0]))
+            return f'{{"resultType":"scalar","result":[{_seconds(at)},"{value}"]}}'.encode()
         result = ",".join(
             f'{{"metric":{_labels(one)},"value":[{_seconds(at)},"{_number(float(one.value[0]))}"]}}' for one in found
         )

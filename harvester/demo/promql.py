@@ -81,7 +81,12 @@ class Number:
     value: float
 
 
-Expression: TypeAlias = Selector | Call | Aggregation | Number
+@dataclass(frozen=True, slots=True)
+class Time:
+    """``time()``: the evaluated instant in seconds."""
+
+
+Expression: TypeAlias = Selector | Call | Aggregation | Number | Time
 
 
 def _matches(operator: str, wanted: str, value: str) -> bool:
@@ -199,7 +204,11 @@ class _Parser:
                 self.take(",")
         return tuple(sorted(labels)), text == "without"
 
-    def call(self, function: str, place: int) -> Call:
+    def call(self, function: str, place: int) -> Call | Time:
+        if function == "time":
+            self.take("(")
+            self.take(")")
+            return Time()
         if function not in RANGE_FUNCTIONS:
             raise self.error(place, f'unknown function with name "{function}"')
         self.take("(")
@@ -308,6 +317,8 @@ def evaluate(expression: Expression, series: Sequence[Raw], at: Int64s, *, until
 
 
 def _evaluate(expression: Expression, series: Sequence[Raw], at: Int64s, until: int) -> list[Vector]:
+    if isinstance(expression, Time):
+        return [Vector({}, at / 1000, np.ones(len(at), dtype=np.bool_))]
     if isinstance(expression, Number):
         return [Vector({}, np.full(len(at), expression.value), np.ones(len(at), dtype=np.bool_))]
     if isinstance(expression, Selector):

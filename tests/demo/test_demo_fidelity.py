@@ -96,7 +96,7 @@ def points(result):
     return {tuple(sorted(one["metric"].items())): one["values"] for one in result["data"]["result"]}
 
 
-SPEAKS = (*PUBLISHED, *(
+SPEAKS = (*PUBLISHED, "sum by (service, le) (increase(http_request_duration_seconds_bucket[5m]))", *(
     f"{name}(process_resident_memory_bytes{{service='search'}}[7m])"
     for name in ("count_over_time", "sum_over_time", "avg_over_time", "min_over_time", "max_over_time", "last_over_time")
 ), *(f"{name} without (le, instance) (rate(http_request_duration_seconds_bucket[11m]))" for name in ("sum", "avg", "min", "max", "count")),
@@ -162,7 +162,7 @@ def test_both_servers_refuse_a_bad_range_query_in_the_same_words(real, demo, par
 @pytest.mark.parametrize("method, path, parameters", [
     ("GET", "/api/v1/query", {}), ("GET", "/api/v1/query", {"query": "sum(up"}),
     ("GET", "/api/v1/query", {"query": "up", "time": "x"}), ("GET", "/api/v1/query", {"query": "1", "time": "7.5"}),
-    ("POST", "/api/v1/query", {"query": "2.50", "time": "7"}), ("GET", "/api/v1/series", {}),
+    ("POST", "/api/v1/query", {"query": "2.50", "time": "7"}), ("GET", "/api/v1/query", {"query": "time()", "time": "7.25"}), ("GET", "/api/v1/series", {}),
     ("GET", "/api/v1/label/a-b/values", {}), ("GET", "/api/v1/nothing", {}), ("GET", "/nothing", {}),
     ("PUT", "/api/v1/query", {"query": "up"}), ("POST", "/api/v1/label/service/values", {}),
     ("GET", "/-/healthy", {}), ("GET", "/-/ready", {}),
