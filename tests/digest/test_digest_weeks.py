@@ -20,10 +20,10 @@ ZONES = [
 ]
 
 
-@given(st.sampled_from(ZONES), st.datetimes(datetime(2008, 1, 8), datetime(2030, 1, 1)))
+@given(st.sampled_from(ZONES), st.integers(1_199_750_400, 1_893_456_000))  # 2008 to 2029
 @settings(max_examples=300, deadline=None)
-def test_every_instant_lies_in_exactly_the_week_it_is_called_by(zone_name: str, naive: datetime) -> None:
-    zone, at = ZoneInfo(zone_name), naive.replace(tzinfo=UTC)
+def test_every_instant_lies_in_exactly_the_week_it_is_called_by(zone_name: str, seconds: int) -> None:
+    zone, at = ZoneInfo(zone_name), datetime.fromtimestamp(seconds, UTC)
     week = week_of(at, zone)
     bounds = week_bounds(week, zone)
     assert bounds.start <= at.timestamp() * 1000 < bounds.end
@@ -88,12 +88,12 @@ def test_until_the_hour_has_come_last_weeks_digest_is_the_current_one() -> None:
 
 def test_a_naive_time_is_refused() -> None:
     with pytest.raises(ValueError, match="has no time zone"):
-        week_of(datetime(2026, 11, 23), ZoneInfo("UTC"))
+        week_of(datetime(2026, 11, 23), ZoneInfo("UTC"))  # noqa: DTZ001  that is the point
 
 
 @pytest.mark.parametrize("week", ["2026-W54", "2025-W53", "2026-W00", "W48", "2026-48", "", "2026-W48\n"])
-def test_a_week_that_does_not_exist_is_refused_with_the_form(week: str) -> None:
-    with pytest.raises(UsageError, match="is no ISO week .write it as 2026-W48"):
+def test_a_week_that_does_not_exist_is_refused(week: str) -> None:
+    with pytest.raises(UsageError, match="is no ISO week"):
         week_bounds(week, ZoneInfo("UTC"))
 
 

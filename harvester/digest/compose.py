@@ -1,0 +1,257 @@
+"""
+The digest: what is worth telling of a week, composed once and stored.
+
+It says what the candidates say and adds no figure of its own. Nothing is said to be quiet unless coverage proves it.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from harvester import figures
+from harvester.candidates.model import Candidate, Grade, Status
+from harvester.differ.result import CLAIMS, Comparison, Mode, Verdict
+from harvester.digest.model import Digest, Open, Silent, Told, Watched
+from harvester.digest.watch import watch
+from harvester.digest.weeks import day, due_at, due_week, week_before, week_bounds, week_of
+from harvester.readings import DAY, Shape, Window, to_milliseconds
+
+if TYPE_CHECKING:
+    from harvester.settings import Settings
+    from harvester.store import Store
+
+__all__ = ["compose", "due_at", "due_week", "for_week", "kept", "week_bounds", "week_of"]
+
+MOST = 5
+"""Candidates in one digest."""
+
+FALSE_POSITIVE_RATE = 0.05
+"""The differ's nominal rate of false claims where nothing changed; statistics.md section 7's q for screening too."""
+
+_GRADES = tuple(Grade)
+_SUBJECT_LENGTH = 110
+
+
+def for_week(store: Store, settings: Settings, now: datetime) -> Digest:
+    """
+    Return the current digest: composed and stored by whoever asks first, the stored record ever after.
+
+    Current is the digest that was due last; on a Monday before eight that is last week's.
+    """
+    week = due_week(now, settings.digest)
+    found = kept(store, week)
+    if found is not None:
+        return found
+    first = store.put_once("digest", week, compose(store, settings, now).as_json())
+    store.put("digest", week, first)  # whoever came first; where it can be read without writing, and listed
+    return Digest.from_json(first)
+
+
+def kept(store: Store, week: str) -> Digest | None:
+    """Return the stored digest of a week, or None where none was composed."""
+    data = store.get("digest", week)
+    return None if data is None else Digest.from_json(data)
+
+
+def compose(store: Store, settings: Settings, now: datetime) -> Digest:
+    """Compare, propose and look at coverage as of now, and return the digest that comes of it; it is not stored."""
+    from harvester import impact
+
+    week = due_week(now, settings.digest)
+    generated = to_milliseconds(now)
+    since = to_milliseconds(due_at(week_before(week), settings.digest))
+    candidates, questions = impact.refresh(store, settings, generated)
+    proposed = sorted((one for one in candidates if one.status is Status.PROPOSED), key=_strength)
+    shown = proposed[:MOST]
+    told = tuple(_tell(store, settings, one, since) for one in shown)
+    changes = impact.changes(store)
+    names = {(one.shipped, subject): one.name for one in changes for subject in one.subjects or settings.subjects}
+    opened = tuple(_ask(one, names.get((one.after.start, one.subject), ""), settings) for one in questions)
+    unclear = tuple(one for one in opened if one.comparison.verdict is not Verdict.UNCHANGED)
+    unchanged = tuple(one for one in opened if one.comparison.verdict is Verdict.UNCHANGED)
+    watched, silent = watch(store, settings, Window.of(since, generated))
+    return Digest(
+        week=week,
+        zone=settings.digest.zone,
+        since=since,
+        generated=generated,
+        subject=_subject(week, told, silent, unclear, watched),
+        summary=_summary(told, len(proposed) - len(shown), unclear, unchanged, silent),
+        candidates=told,
+        more=len(proposed) - len(shown),
+        unclear=unclear,
+        unchanged=unchanged,
+        silent=silent,
+        watched=watched,
+        expected_false=expected_false(shown, questions),
+    )
+
+
+def expected_false(shown: Sequence[Candidate], questions: Sequence[Comparison]) -> float | None:
+    """
+    Return how many of the claims shown are expected to be false by chance, at most; None where none is claimed.
+
+    Each effect named beforehand was tested at 5 %, whether a claim came of it or not, so 5 % of those tests is the
+    most that chance makes of them. Claims found by looking were kept at a false discovery rate of 5 % (Benjamini and
+    Hochberg 1995), so 5 % of those shown. Neither can exceed the claims there are.
+    """
+    claims = [one for one in shown if one.headline.verdict in CLAIMS]
+    if not claims:
+        return None
+    named = [one for one in claims if one.headline.mode is Mode.CONFIRMATORY]
+    tested = {
+        one.id
+        for candidate in shown
+        for one in (candidate.headline, *candidate.support, *candidate.contradictions)
+        if one.mode is Mode.CONFIRMATORY and one.p is not None
+    } | {one.id for one in questions if one.p is not None}
+    by_name = min(FALSE_POSITIVE_RATE * len(tested), len(named)) if named else 0.0
+    return by_name + FALSE_POSITIVE_RATE * (len(claims) - len(named))
+
+
+def by_chance(digest: Digest) -> str:
+    """Return in a sentence how many claims are expected to be false, or ``""`` where none is made."""
+    if digest.expected_false is None:
+        return ""
+    claims = sum(one.candidate.headline.verdict in CLAIMS for one in digest.candidates)
+    of = "Of this 1 claim" if claims == 1 else f"Of these {claims} claims"
+    upper = math.ceil(round(digest.expected_false, 9))
+    count = "fewer than 1" if digest.expected_false < 1 else f"at most {upper}"
+    return f"{of}, {count} is expected to be false by chance." if upper <= 1 else (
+        f"{of}, {count} are expected to be false by chance."
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Parts
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _strength(one: Candidate) -> tuple[int, int, float, float]:
+    """Order claims before what is only observed, by grade, by p, by size."""
+    head = one.headline
+    claimed = head.verdict in CLAIMS or head.verdict is Verdict.EXACT
+    size = abs(math.log(head.effect.ratio)) if head.effect and head.effect.ratio and head.effect.ratio > 0 else 0.0
+    return int(not claimed), _GRADES.index(one.grade), 1.0 if head.p is None else head.p, -size
+
+
+def _tell(store: Store, settings: Settings, one: Candidate, since: int) -> Told:
+    from harvester import impact
+    from harvester.charts import alt_text
+
+    picture = impact.picture(store, settings, one.headline)
+    return Told(
+        candidate=one,
+        short=_short(one.headline),
+        interval=_interval(one.headline),
+        caveat=one.caveats[0].text if one.caveats else "",
+        command=shlex.join(["harvest", "candidates", "accept", one.id]),
+        new=one.created >= since,
+        picture=picture or "",
+        alt=alt_text(one.headline) if picture else "",
+    )
+
+
+def _interval(one: Comparison) -> str:
+    """Return in plain words how sure the size is."""
+    if one.verdict is Verdict.EXACT:
+        return "Both values are known exactly; nothing is estimated."
+    effect = one.effect
+    if effect is None or (effect.low is None and effect.high is None):
+        return ""
+    unit = figures.printed_unit(one.unit, one.shape, one.statistic)
+    ends = figures.interval(effect.low, effect.high, effect.scale, unit)
+    return f"With 95 % confidence the change is {ends}."
+
+
+def _ask(one: Comparison, change: str, settings: Settings) -> Open:
+    zone = settings.digest.zoneinfo
+    if one.verdict is Verdict.REFUSED:
+        why = one.caveats[0].text if one.caveats else "what is held does not allow it"
+        return Open(change, one, f"{name(one)} cannot be compared: {why}.")
+    if one.verdict is Verdict.UNCHANGED:
+        effect = one.effect
+        ends = f"; the change is {figures.interval(effect.low, effect.high, effect.scale, one.unit)}" if effect else ""
+        return Open(change, one, f"{_short(one)}: unchanged{ends}.")
+    text = f"{_short(one)}, no more than this series' own noise may make"
+    if one.visible_percent is not None:
+        text += f"; a change smaller than {figures.percent(one.visible_percent).lstrip('+')} could not have been seen"
+    if one.days_needed is not None:
+        clear_at = one.after.start + one.days_needed * DAY
+        return Open(change, one, f"{text}. Clear about {day(clear_at, zone)} if it stays as it is.", clear_at)
+    if one.shape in (Shape.LEVEL, Shape.DISTRIBUTION) and one.visible_percent is not None:
+        text += ". Four weeks would not settle a difference of this size"
+    return Open(change, one, f"{text}.")
+
+
+def name(one: Comparison) -> str:
+    """Return what a reader calls the compared series."""
+    statistic = "" if one.shape == Shape.RATIO and one.statistic == "ratio" else f" {one.statistic}"
+    return f"{one.subject} {one.metric.replace('_', ' ')}{statistic}".strip()
+
+
+def _short(one: Comparison) -> str:
+    """Return a comparison in one short line: what, both values, the percentage."""
+    unit = figures.printed_unit(one.unit, one.shape, one.statistic)
+    before, after = figures.pair(one.before.value, one.after.value, unit)
+    percent = one.effect.percent if one.effect else None
+    size = f" ({figures.percent(percent)})" if percent is not None else ""
+    return f"{name(one)} {before} -> {after}{size}"
+
+
+def _subject(
+    week: str, told: Sequence[Told], silent: Sequence[Silent], unclear: Sequence[Open], watched: Watched
+) -> str:
+    """Return the week's best line, short enough for a phone."""
+    if told:
+        line = told[0].short + (f", and {len(told) - 1} more" if len(told) > 1 else "")
+    elif any(one.until is None for one in silent):
+        first = next(one for one in silent if one.until is None)
+        line = f"no data from {first.name}"
+    elif unclear:
+        line = f"{_count(len(unclear), 'question')} still open"
+    else:
+        line = "nothing to tell, everything was watched" if watched.complete else "nothing to tell"
+    line = f"harvester {week}: {line}"
+    return line if len(line) <= _SUBJECT_LENGTH else f"{line[: _SUBJECT_LENGTH - 3]}..."
+
+
+_NOUNS = {
+    Verdict.IMPROVED: "improvement", Verdict.REGRESSED: "regression", Verdict.CHANGED: "change",
+    Verdict.EXACT: "exact difference",
+}
+
+
+def _summary(
+    told: Sequence[Told], more: int, unclear: Sequence[Open], unchanged: Sequence[Open], silent: Sequence[Silent]
+) -> str:
+    """Return the week in one line."""
+    verdicts = [one.candidate.headline.verdict for one in told]
+    parts = [_count(verdicts.count(verdict), noun) for verdict, noun in _NOUNS.items() if verdict in verdicts]
+    observed = sum(verdict not in _NOUNS for verdict in verdicts)
+    if observed:
+        parts.append(f"{observed} observed, not proven")
+    if more:
+        parts.append(f"{more} more waiting")
+    if unclear:
+        parts.append(f"{len(unclear)} still unclear")
+    if unchanged:
+        parts.append(f"{len(unchanged)} unchanged")
+    if not parts:
+        parts.append("nothing to tell this week")
+    lasting = [one for one in silent if one.until is None]
+    if lasting:
+        others = f" and {len(lasting) - 1} more" if len(lasting) > 1 else ""
+        parts.append(f"no data from {lasting[0].name}{others}")
+    elif silent:
+        parts.append(f"{_count(len(silent), 'gap')} in the data")
+    line = "; ".join(parts)
+    return f"{line[:1].upper()}{line[1:]}."
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
