@@ -10,7 +10,9 @@ zero. What is unknown (None, NaN) is ``?``, never 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, tzinfo
 from decimal import ROUND_DOWN, ROUND_FLOOR, ROUND_HALF_UP, Context, Decimal
 
@@ -40,6 +42,7 @@ _BYTES = (
     ("PB", 1e15, math.inf),
 )
 _SCALES = (("", 1.0), ("K", 1e3), ("M", 1e6), ("B", 1e9), ("T", 1e12))
+_PERIODS = (("day", 1.0), ("week", 7.0), ("month", MONTH_DAYS), ("year", 12 * MONTH_DAYS))
 _PER = {"second": "s", "seconds": "s", "minute": "min", "hour": "h", "s": "s", "min": "min", "h": "h"}
 
 _ANY_SIZE = Context(prec=1400)
@@ -61,15 +64,16 @@ def value(number: float | None, unit: str, *, extra: int = 0) -> str:
     Args:
         number: In ``unit``.
         unit: ``seconds``, ``bytes``, ``1``, ``proportion``, or what is counted (``requests``); a rate has one ``/``.
-            ``1`` is printed as a share of a whole from 0 to 1, as a plain number elsewhere.
+            ``1`` is printed as a share of a whole from 0 to 1, as a plain number elsewhere. What is counted per day
+            and happens less than daily is printed per week, month or year.
         extra: Digits beyond the usual ones.
 
     >>> value(0.48, "seconds"), value(4.236, "seconds"), value(720, "seconds"), value(3.12e8, "bytes")
     ('480 ms', '4.2 s', '12 min', '312 MB')
     >>> value(1240, "requests/second"), value(1, "instances"), value(12, "instances"), value(0.0021, "1")
     ('1,240 requests/s', '1 instance', '12 instances', '0.21 %')
-    >>> value(None, "seconds")
-    '?'
+    >>> value(0.1314, "incidents/day"), value(7200, "seconds/day"), value(None, "seconds")
+    ('4 incidents/month', '120 min/day', '?')
     """
     if number is None or math.isnan(number):
         return UNKNOWN
@@ -78,6 +82,9 @@ def value(number: float | None, unit: str, *, extra: int = 0) -> str:
     if math.isinf(number):
         return "inf" if number > 0 else "-inf"
     what, slash, per = unit.partition("/")
+    if per == "day" and what not in ("seconds", "bytes"):
+        per, days = _period(number)
+        number *= days
     suffix = slash + _PER.get(per, per)
     if what in ("seconds", "bytes"):
         return _scaled(number, _TIME if what == "seconds" else _BYTES, extra) + suffix
@@ -93,8 +100,14 @@ def pair(before: float | None, after: float | None, unit: str) -> tuple[str, str
 
     >>> pair(4.2, 0.038, "seconds"), pair(12.41, 12.04, "instances"), pair(0.5, 1.25, "1")
     (('4.2 s', '38 ms'), ('12.4 instances', '12 instances'), ('0.5', '1.3'))
+    >>> pair(0.1314, 0.0, "incidents/day")
+    ('4 incidents/month', '0 incidents/month')
     """
     unit = common_unit(unit, (before, after))
+    what, _, per = unit.partition("/")
+    if per == "day" and what not in ("seconds", "bytes") and before is not None and after is not None:
+        per, days = _period(max(abs(before), abs(after)))
+        before, after, unit = before * days, after * days, f"{what}/{per}"
     texts = value(before, unit), value(after, unit)
     if before is None or after is None or before == after:
         return texts
@@ -103,6 +116,13 @@ def pair(before: float | None, after: float | None, unit: str) -> tuple[str, str
             break
         texts = value(before, unit, extra=extra), value(after, unit, extra=extra)
     return texts
+
+
+def _period(per_day: float) -> tuple[str, float]:
+    """Return the shortest period in which something happens at least once, and its days."""
+    if not per_day or not math.isfinite(per_day):
+        return _PERIODS[0]
+    return next((period for period in _PERIODS if abs(per_day) * period[1] >= 0.95), _PERIODS[-1])
 
 
 def common_unit(unit: str, numbers: Sequence[float | None]) -> str:
@@ -299,7 +319,7 @@ def money(amount: float | None, currency: str = "USD", period: str = "") -> str:
     if amount is None or not math.isfinite(amount):
         return UNKNOWN
     exact = abs(_decimal(amount))
-    if exact >= Decimal(1e18):
+    if exact >= Decimal("1e18"):
         text = f"{exact:.2g}"
     elif exact >= 100_000:
         text = _compact(exact, 2)
@@ -411,6 +431,62 @@ def span(start: int, end: int, zone: tzinfo = UTC) -> str:
         return " ".join(last)
     differing = next(index for index in (2, 1, 0) if first[index] != last[index])
     return f"{' '.join(first[: differing + 1])} to {' '.join(last)}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Words from elsewhere
+# ---------------------------------------------------------------------------------------------------------------------
+
+_ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
+
+# fmt: off
+_PLACES = frozenset({
+    "app", "cluster", "container", "database", "env", "environment", "host", "instance", "job", "namespace", "node",
+    "pagerduty_service", "pagerduty_service_id", "pod", "project", "region", "repository", "service", "team", "zone",
+})
+# fmt: on
+"""Labels that say where a series comes from; its subject says that already."""
+
+
+def plain(text: str, most: int = 200) -> str:
+    r"""
+    Return text from a source on one line: no escape sequences, control or direction characters, at most so many long.
+
+    >>> plain("drop\x1b[31m index\n on  orders\u202e")
+    'drop index on orders'
+    """
+    kept = (
+        " " if unicodedata.category(letter) in ("Zl", "Zp") or letter in "\t\n\r\v\f" else letter
+        for letter in _ESCAPE.sub("", text)
+        if unicodedata.category(letter) not in ("Cc", "Cf", "Cs", "Co", "Cn") or letter in "\t\n\r\v\f"
+    )
+    line = " ".join("".join(kept).split())
+    return line if len(line) <= most else line[: most - 3].rstrip() + "..."
+
+
+def what(
+    metric: str, statistic: str, *, shape: str = "", subject: str = "", labels: Iterable[tuple[str, str]] = ()
+) -> str:
+    """
+    Return what a comparison compares, in words.
+
+    >>> labels = (("job", "a"), ("route", "/pay"))
+    >>> what("request_latency", "p95", shape="distribution", subject="checkout", labels=labels)
+    'p95 request latency of checkout (route /pay)'
+    >>> what("timeouts", "count", shape="count", subject="checkout"), what("error_ratio", "ratio")
+    ('timeouts of checkout', 'error ratio')
+    """
+    words = plain(metric, 80).replace("_", " ")
+    if shape == "event" and statistic != "count" and not re.search("duration|time|length", words):
+        words += " duration"
+    if statistic == "count" and shape == "distribution":
+        words += " observations"
+    elif statistic not in ("count", "ratio", ""):
+        words = f"{'highest' if statistic == 'max' else statistic} {words}"
+    if subject:
+        words += f" of {plain(subject, 80)}"
+    told = ", ".join(f"{plain(name, 40)} {plain(said, 60)}" for name, said in labels if name not in _PLACES)
+    return f"{words} ({told})" if told else words
 
 
 # ---------------------------------------------------------------------------------------------------------------------
