@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harvester.cli import OK
-from harvester.cli.options import as_json, verb
+from harvester.cli.options import as_json, common, verb
 from harvester.cli.run import Run
 from harvester.errors import UsageError
 
@@ -21,10 +21,11 @@ FORMATS = ("resume", "review", "self-assessment", "case-study", "markdown", "csv
 
 
 @click.group("candidates", invoke_without_command=True)
+@common
 @click.option("--change", "change", help="Only of this change.")
 @click.option("--all", "everything", is_flag=True, help="Dismissed ones too.")
 @click.option("--format", "form", type=click.Choice(FORMATS), help="Print the sentences in this form.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@as_json
 @click.pass_context
 def candidates(ctx: click.Context, change: str | None, everything: bool, form: str | None, as_json: bool) -> None:
     """

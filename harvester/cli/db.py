@@ -5,11 +5,12 @@ from __future__ import annotations
 import click
 
 from harvester.cli import FINDINGS, OK
-from harvester.cli.options import as_json, verb
+from harvester.cli.options import as_json, common, verb
 from harvester.cli.run import Run
 
 
 @click.group("db")
+@common
 def db() -> None:
     """Look after the store."""
 
