@@ -141,7 +141,6 @@ def _strength(one: Candidate) -> tuple[int, int, float, float]:
 
 def _tell(store: Store, settings: Settings, one: Candidate, since: int) -> Told:
     from harvester import impact
-    from harvester.charts import alt_text
 
     picture = impact.picture(store, settings, one.headline)
     return Told(
@@ -152,8 +151,14 @@ def _tell(store: Store, settings: Settings, one: Candidate, since: int) -> Told:
         command=shlex.join(["harvest", "candidates", "accept", one.id]),
         new=one.created >= since,
         picture=picture or "",
-        alt=alt_text(one.headline) if picture else "",
+        alt=_alt(one.headline) if picture else "",
     )
+
+
+def _alt(one: Comparison) -> str:
+    from harvester.charts import alt_text
+
+    return alt_text(one)
 
 
 def _interval(one: Comparison) -> str:

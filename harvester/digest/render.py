@@ -163,9 +163,9 @@ def _foot(digest: Digest) -> list[str]:
     if digest.more:
         what = "candidate waits" if digest.more == 1 else "candidates wait"
         lines.append(f"{digest.more} more {what}: harvest candidates")
-    if digest.watched is not None and not _quiet(digest):
-        lines.append(digest.watched.text)
-    lines.append("The same digest: harvest digest")
+    if digest.watched is not None:
+        lines += [] if _quiet(digest) else [digest.watched.text]
+        lines.append("The same digest: harvest digest")
     return [line for line in lines if line]
 
 

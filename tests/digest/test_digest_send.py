@@ -201,7 +201,7 @@ def test_a_failed_mail_is_tried_again_ever_more_slowly_until_the_week_ends(
     assert tried[:5] == [0, MINUTE, 3 * MINUTE, 7 * MINUTE, 15 * MINUTE]
     assert tried[-1] - tried[-2] == 4 * HOUR
     assert 6 * DAY + 12 * HOUR < tried[-1] < 6 * DAY + 16 * HOUR  # the week ends 160 hours after its Monday at eight
-    assert not deliveries(store)[-1].sent
+    assert (deliveries(store)[0].sent, deliveries(store)[0].next_try) == (False, None)
 
 
 def test_after_the_weeks_end_the_old_mail_is_never_sent(
@@ -362,6 +362,38 @@ def test_ten_threads_at_once_send_one_mail(
     for one in threads:
         one.join()
     assert [recipients for recipients, _ in server.taken] == [(ME, YOU)]
+
+
+def test_while_one_composes_no_other_begins(
+    store: Store, mailing: Callable[..., Settings], server: Postman, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = mailing(server.port)
+    others: list[Delivery | None] = []
+
+    def meanwhile(*_: object) -> object:
+        others.append(send_due(store, settings, clock))
+        return QUIET
+
+    monkeypatch.setattr("harvester.digest.compose.for_week", meanwhile)
+    assert outcomes(send_due(store, settings, clock)) == {ME: "sent"}
+    assert others == [None]
+    assert len(server.taken) == 1
+
+
+def test_one_that_was_only_a_moment_slower_sends_nothing(
+    store: Store, mailing: Callable[..., Settings], server: Postman, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = mailing(server.port)
+    acquire = store.acquire
+
+    def after_the_other(name: str, owner: str, seconds: float) -> object:
+        monkeypatch.setattr(store, "acquire", acquire)
+        assert outcomes(send_due(store, settings, clock)) == {ME: "sent"}
+        return acquire(name, owner, seconds)
+
+    monkeypatch.setattr(store, "acquire", after_the_other)
+    assert send_due(store, settings, clock) is None
+    assert len(server.taken) == 1
 
 
 def test_composing_so_slowly_that_another_took_over_sends_nothing(
