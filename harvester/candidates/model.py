@@ -59,6 +59,7 @@ class Change:
         because: The reason in the user's words, or ``""``.
         retrospective: The baseline was rebuilt after the fact.
         frozen: Digests of the frozen copies, oldest first.
+        frozen_until: End of the window of the newest of them, milliseconds UTC, or None.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Change:
     because: str = ""
     retrospective: bool = False
     frozen: tuple[str, ...] = ()
+    frozen_until: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the stored form."""
@@ -114,6 +116,24 @@ class Cause:
 
 
 @dataclass(frozen=True, slots=True)
+class Figure:
+    """
+    A number in a sentence, and where it comes from.
+
+    Attributes:
+        text: As it stands in the sentence: ``480 ms``.
+        comparison: Id of the comparison it derives from.
+        name: What of it: a key of ``word.derive``, as ``before`` or ``percent``.
+        value: Unrounded, in base units; None where it is text by nature (an interval, a date).
+    """
+
+    text: str
+    comparison: str
+    name: str
+    value: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """
     A comparison worth telling.
@@ -133,6 +153,9 @@ class Candidate:
         caveats: The headline's and the candidate's own, the strongest first.
         created: Milliseconds UTC.
         reason: Why it was dismissed, or ``""``.
+        figures: Every number of the sentence that was measured.
+        edited: The sentence is in the user's words and is not rebuilt.
+        latest: The headline's series as last compared, where the headline itself is kept as it was decided.
     """
 
     id: str
@@ -149,6 +172,14 @@ class Candidate:
     caveats: tuple[Caveat, ...] = field(default=())
     created: int = 0
     reason: str = ""
+    figures: tuple[Figure, ...] = ()
+    edited: bool = False
+    latest: Comparison | None = None
+
+    @property
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """The headline, its support and what contradicts it."""
+        return (self.headline, *self.support, *self.contradictions)
 
     def as_json(self) -> dict[str, Any]:
         """Return the published JSON form."""
@@ -167,6 +198,9 @@ class Candidate:
             "caveats": [{"code": c.code, "text": c.text, "data": dict(c.data)} for c in self.caveats],
             "created": self.created,
             "reason": self.reason,
+            "figures": [asdict(one) for one in self.figures],
+            "edited": self.edited,
+            "latest": self.latest.as_json() if self.latest else None,
         }
 
     @classmethod
@@ -181,4 +215,7 @@ class Candidate:
             contradictions=tuple(Comparison.from_json(one) for one in data["contradictions"]),
             causes=tuple(Cause(**one) for one in data["causes"]),
             caveats=tuple(Caveat(c["code"], c["text"], tuple(c["data"].items())) for c in data["caveats"]),
+            figures=tuple(Figure(**one) for one in data.get("figures", ())),
+            edited=data.get("edited", False),
+            latest=Comparison.from_json(data["latest"]) if data.get("latest") else None,
         )
