@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from harvester import figures
 from harvester.candidates.model import Candidate, Grade, Status
+from harvester.candidates.word import derive, named, rose
 from harvester.differ.result import CLAIMS, Comparison, Mode, Verdict
-from harvester.digest.model import Digest, Open, Silent, Told, Watched
+from harvester.digest.model import Accepted, Digest, Open, Silent, Told, Watched
 from harvester.digest.watch import watch
 from harvester.digest.weeks import day, due_at, due_week, week_before, week_bounds, week_of
 from harvester.readings import DAY, Shape, Window, to_milliseconds
@@ -73,6 +73,9 @@ def compose(store: Store, settings: Settings, now: datetime) -> Digest:
     opened = tuple(_ask(one, names.get((one.after.start, one.subject), ""), settings) for one in questions)
     unclear = tuple(one for one in opened if one.comparison.verdict is not Verdict.UNCHANGED)
     unchanged = tuple(one for one in opened if one.comparison.verdict is Verdict.UNCHANGED)
+    # An after-window stops growing after four weeks; from then on there is no news of it.
+    compared = [one for one in impact.candidates(store) if one.status is Status.ACCEPTED and one.latest is not None]
+    accepted = tuple(_became(one) for one in compared if one.latest and one.latest.after.end > since)
     watched, silent = watch(store, settings, Window.of(since, generated))
     return Digest(
         week=week,
@@ -80,9 +83,10 @@ def compose(store: Store, settings: Settings, now: datetime) -> Digest:
         since=since,
         generated=generated,
         subject=_subject(week, told, silent, unclear, watched),
-        summary=_summary(told, len(proposed) - len(shown), unclear, unchanged, silent),
+        summary=_summary(told, len(proposed) - len(shown), accepted, unclear, unchanged, silent),
         candidates=told,
         more=len(proposed) - len(shown),
+        accepted=accepted,
         unclear=unclear,
         unchanged=unchanged,
         silent=silent,
@@ -165,26 +169,33 @@ def _interval(one: Comparison) -> str:
     """Return in plain words how sure the size is."""
     if one.verdict is Verdict.EXACT:
         return "Both values are known exactly; nothing is estimated."
-    effect = one.effect
-    if effect is None or (effect.low is None and effect.high is None):
-        return ""
-    unit = figures.printed_unit(one.unit, one.shape, one.statistic)
-    ends = figures.interval(effect.low, effect.high, effect.scale, unit)
-    return f"With 95 % confidence the change is {ends}."
+    found = derive(one).get("interval")
+    return f"With 95 % confidence the change is {found.text}." if found is not None else ""
+
+
+def _became(one: Candidate) -> Accepted:
+    """Return what became of an accepted candidate whose series was compared again."""
+    then, latest = one.headline, one.latest or one.headline
+    same = rose(latest) == rose(then)
+    claimed = latest.verdict in CLAIMS or latest.verdict is Verdict.EXACT
+    state = ("held" if same else "reversed") if claimed else "faded"
+    days = derive(latest)["days_after"].text
+    text = f"{_short(then)} when accepted, {_sides(latest)} over the {days} since: {latest.verdict}."
+    return Accepted(one.id, one.change, state, text, latest)
 
 
 def _ask(one: Comparison, change: str, settings: Settings) -> Open:
     zone = settings.digest.zoneinfo
+    said = derive(one)
     if one.verdict is Verdict.REFUSED:
         why = one.caveats[0].text if one.caveats else "what is held does not allow it"
-        return Open(change, one, f"{name(one)} cannot be compared: {why}.")
+        return Open(change, one, f"{named(one)} cannot be compared: {why}.")
     if one.verdict is Verdict.UNCHANGED:
-        effect = one.effect
-        ends = f"; the change is {figures.interval(effect.low, effect.high, effect.scale, one.unit)}" if effect else ""
+        ends = f"; the change is {said['interval'].text}" if "interval" in said else ""
         return Open(change, one, f"{_short(one)}: unchanged{ends}.")
     text = f"{_short(one)}, no more than this series' own noise may make"
-    if one.visible_percent is not None:
-        text += f"; a change smaller than {figures.percent(one.visible_percent).lstrip('+')} could not have been seen"
+    if "visible" in said:
+        text += f"; a change smaller than {said['visible'].text} could not have been seen"
     if one.days_needed is not None:
         clear_at = one.after.start + one.days_needed * DAY
         return Open(change, one, f"{text}. Clear about {day(clear_at, zone)} if it stays as it is.", clear_at)
@@ -193,19 +204,17 @@ def _ask(one: Comparison, change: str, settings: Settings) -> Open:
     return Open(change, one, f"{text}.")
 
 
-def name(one: Comparison) -> str:
-    """Return what a reader calls the compared series."""
-    statistic = "" if one.shape == Shape.RATIO and one.statistic == "ratio" else f" {one.statistic}"
-    return f"{one.subject} {one.metric.replace('_', ' ')}{statistic}".strip()
-
-
 def _short(one: Comparison) -> str:
-    """Return a comparison in one short line: what, both values, the percentage."""
-    unit = figures.printed_unit(one.unit, one.shape, one.statistic)
-    before, after = figures.pair(one.before.value, one.after.value, unit)
-    percent = one.effect.percent if one.effect else None
-    size = f" ({figures.percent(percent)})" if percent is not None else ""
-    return f"{name(one)} {before} -> {after}{size}"
+    """Return a comparison in one short line."""
+    return f"{named(one)} {_sides(one)}"
+
+
+def _sides(one: Comparison) -> str:
+    """Return both values and the size of the difference."""
+    said = derive(one)
+    before, after = (said[side].text if side in said else "?" for side in ("before", "after"))
+    size = next((f" ({said[name].text})" for name in ("points", "percent") if name in said), "")
+    return f"{before} -> {after}{size}"
 
 
 def _subject(
@@ -232,7 +241,12 @@ _NOUNS = {
 
 
 def _summary(
-    told: Sequence[Told], more: int, unclear: Sequence[Open], unchanged: Sequence[Open], silent: Sequence[Silent]
+    told: Sequence[Told],
+    more: int,
+    accepted: Sequence[Accepted],
+    unclear: Sequence[Open],
+    unchanged: Sequence[Open],
+    silent: Sequence[Silent],
 ) -> str:
     """Return the week in one line."""
     verdicts = [one.candidate.headline.verdict for one in told]
@@ -242,6 +256,8 @@ def _summary(
         parts.append(f"{observed} observed, not proven")
     if more:
         parts.append(f"{more} more waiting")
+    states = [one.state for one in accepted]
+    parts += [f"{states.count(state)} {state}" for state in ("held", "faded", "reversed") if state in states]
     if unclear:
         parts.append(f"{len(unclear)} still unclear")
     if unchanged:

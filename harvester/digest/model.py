@@ -40,6 +40,26 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
+class Accepted:
+    """
+    What became of a candidate that was accepted.
+
+    Attributes:
+        candidate: Its id.
+        change: Its change.
+        state: ``held``, ``faded`` where its claim can no longer be made, or ``reversed``.
+        text: Both sides as accepted and as compared now, in words.
+        latest: Its series as compared now.
+    """
+
+    candidate: str
+    change: str
+    state: str
+    text: str
+    latest: Comparison
+
+
+@dataclass(frozen=True, slots=True)
 class Open:
     """
     An expected effect that nothing is claimed of.
@@ -115,6 +135,7 @@ class Digest:
         summary: The week in one line.
         candidates: At most five, the strongest first.
         more: How many more wait.
+        accepted: What became of what was accepted, as long as its after-window still grows.
         unclear: Expected effects that cannot be told yet.
         unchanged: Expected effects that were looked for and are smaller than matters.
         silent: What has no data.
@@ -130,6 +151,7 @@ class Digest:
     summary: str
     candidates: tuple[Told, ...] = ()
     more: int = 0
+    accepted: tuple[Accepted, ...] = ()
     unclear: tuple[Open, ...] = ()
     unchanged: tuple[Open, ...] = ()
     silent: tuple[Silent, ...] = ()
@@ -166,6 +188,15 @@ class Digest:
                 for one in self.candidates
             ],
             "more": self.more,
+            "accepted": [{
+                    "candidate": one.candidate,
+                    "change": one.change,
+                    "state": one.state,
+                    "text": one.text,
+                    "latest": one.latest.as_json(),
+                }
+                for one in self.accepted
+            ],
             "unclear": [_open_json(one) for one in self.unclear],
             "unchanged": [_open_json(one) for one in self.unchanged],
             "silent": [
@@ -186,6 +217,9 @@ class Digest:
             generated=_instant(data["generated"]),
             candidates=tuple(
                 Told(candidate=Candidate.from_json(one), **one["digest"]) for one in data["candidates"]
+            ),
+            accepted=tuple(
+                Accepted(**{**one, "latest": Comparison.from_json(one["latest"])}) for one in data["accepted"]
             ),
             unclear=tuple(_open(one) for one in data["unclear"]),
             unchanged=tuple(_open(one) for one in data["unchanged"]),

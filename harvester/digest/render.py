@@ -13,7 +13,6 @@ import os
 import re
 import tempfile
 import textwrap
-import unicodedata
 from collections.abc import Iterator, Sequence
 from email.errors import MessageError
 from functools import cache
@@ -34,6 +33,9 @@ if TYPE_CHECKING:
 WIDTH = 72
 """Columns of the text part."""
 
+_LONGEST = 2000
+"""Characters of one paragraph; nothing harvester writes comes near it, what a source wrote might."""
+
 _GRADES = {
     Grade.CONFIRMED: "named beforehand and seen again",
     Grade.EXPECTED: "named beforehand",
@@ -44,14 +46,8 @@ _GRADES = {
 
 
 def clean(text: str) -> str:
-    r"""
-    Return text on one line, without characters that control a terminal, a header or the direction of writing.
-
-    >>> clean("fast\x1b[2J\r\nBcc: all@example.com\u202e")
-    'fast [2J Bcc: all@example.com'
-    """
-    shown = (" " if unicodedata.category(one) in ("Cc", "Cs", "Zl", "Zp") else one for one in text)
-    return " ".join("".join(one for one in shown if unicodedata.category(one) not in ("Cf", "Co", "Cn")).split())
+    """Return text on one line without anything that controls a terminal, a header or the direction of writing."""
+    return figures.plain(text, _LONGEST)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -140,7 +136,7 @@ def _when(digest: Digest) -> str:
 
 
 def _quiet(digest: Digest) -> bool:
-    return not (digest.candidates or digest.unclear or digest.unchanged or digest.silent)
+    return not (digest.candidates or digest.accepted or digest.unclear or digest.unchanged or digest.silent)
 
 
 def _second_line(digest: Digest) -> str:
@@ -149,6 +145,8 @@ def _second_line(digest: Digest) -> str:
 
 def _sections(digest: Digest) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """Yield the title and the entries of every section that is not empty; an entry is a lead and a text."""
+    if digest.accepted:
+        yield "Accepted earlier", [(f"{one.state}:", one.text) for one in digest.accepted]
     if digest.unclear:
         yield "Still unclear", [(f"{one.change}:" if one.change else "", one.text) for one in digest.unclear]
     if digest.unchanged:

@@ -20,6 +20,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from harvester import figures
 from harvester.digest.weeks import due_week, week_bounds, week_of
 from harvester.errors import ConfigError, DeliveryError, StoreError
 from harvester.readings import DAY, HOUR, MINUTE, SECOND, to_milliseconds
@@ -434,10 +435,8 @@ def _verdict(code: int) -> Outcome:
 
 
 def _answer(code: int, text: bytes | str) -> str:
-    from harvester.digest.render import clean
-
-    said = clean(text if isinstance(text, str) else text.decode("utf-8", "replace"))
-    return f"{code} {said[:200]}".strip()
+    said = text if isinstance(text, str) else text.decode("utf-8", "replace")
+    return f"{code} {figures.plain(said)}".strip()
 
 
 def _target(mail: MailSection) -> str:

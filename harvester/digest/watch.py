@@ -151,11 +151,11 @@ def _unreached(store: Store, source: _Source, span: Window, zone: ZoneInfo) -> S
     if last is None:
         reason = "it was never collected"
     elif last.error is not None:
-        reason = _short(last.error)
+        reason = _said_by(last.error)
     else:
         reason = "it answers, but proves no data of a subject complete"
         if last.notes:
-            reason += f": {_short(last.notes[0])}"
+            reason += f": {_said_by(last.notes[0])}"
     if not source.covered:
         return Silent(source.name, source.name, f"no data yet: {reason}.", None)
     since = source.covered.end
@@ -205,6 +205,5 @@ def _milliseconds(duration: timedelta) -> int:
     return round(duration.total_seconds() * SECOND)
 
 
-def _short(text: str, most: int = 200) -> str:
-    text = " ".join(text.split()).rstrip(".")
-    return text if len(text) <= most else f"{text[: most - 3]}..."
+def _said_by(source: str) -> str:
+    return figures.plain(source).rstrip(".")

@@ -6,7 +6,7 @@ import dataclasses
 
 from harvester.candidates.model import Candidate, Grade, Status
 from harvester.differ.result import Caveat, Comparison, Effect, Mode, Side, Verdict
-from harvester.digest.model import Digest, Open, Silent, Told, Watched
+from harvester.digest.model import Accepted, Digest, Open, Silent, Told, Watched
 from harvester.readings import DAY, HOUR, labels_of
 
 NOW = 1_795_417_200_000  # Monday 23 November 2026, 07:00 UTC, 08:00 in Berlin
@@ -66,7 +66,7 @@ def candidate(head: Comparison | None = None, **given: object) -> Candidate:
 def told(one: Candidate | None = None, **given: object) -> Told:
     plain = Told(
         candidate=one or candidate(),
-        short="checkout request latency p95 480 ms -> 310 ms (-35 %)",
+        short="p95 request latency of checkout 480 ms -> 310 ms (-35 %)",
         interval="With 95 % confidence the change is between -42 % and -28 %.",
         caveat="97 % of the after window is proven complete",
         command="harvest candidates accept checkout-index:checkout:request_latency:p95",
@@ -94,8 +94,8 @@ FULL = Digest(
     zone="Europe/Berlin",
     since=NOW - 7 * DAY,
     generated=NOW,
-    subject="harvester 2026-W48: checkout request latency p95 480 ms -> 310 ms (-35 %), and 1 more",
-    summary="1 improvement; 1 regression; 3 more waiting; 1 still unclear; 1 unchanged; no data from pages.",
+    subject="harvester 2026-W48: p95 request latency of checkout 480 ms -> 310 ms (-35 %), and 1 more",
+    summary="1 improvement; 1 regression; 3 more waiting; 1 held; 1 still unclear; 1 unchanged; no data from pages.",
     candidates=(
         told(),
         told(
@@ -103,7 +103,7 @@ FULL = Digest(
                 WORSE, grade=Grade.EXPLORED, created=NOW - 20 * DAY,
                 sentence="The error ratio of checkout was higher after checkout-index: 0.21 % to 0.34 % (+0.13 points).",
             ),
-            short="checkout errors 0.21 % -> 0.34 % (+62 %)",
+            short="errors of checkout 0.21 % -> 0.34 % (0.13 points)",
             interval="With 95 % confidence the change is between +20 % and +118 %.",
             caveat="",
             command="harvest candidates accept checkout-index:checkout:errors:ratio",
@@ -113,10 +113,18 @@ FULL = Digest(
         ),
     ),
     more=3,
+    accepted=(
+        Accepted(
+            "search-cache:search:hits:ratio", "search-cache", "held",
+            "hits of search 62 % -> 91 % (29 points) when accepted, 62 % -> 90 % (28 points) over the 16 days since: "
+            "improved.",
+            comparison(id="c5", subject="search", metric="hits", statistic="ratio", unit="1", shape="ratio"),
+        ),
+    ),
     unclear=(
         Open(
             "search-cache", UNCLEAR,
-            "search cpu mean 42 % -> 40 % (-5 %), no more than this series' own noise may make; a change smaller than "
+            "mean cpu of search 42 % -> 40 % (2 points), no more than this series' own noise may make; a change smaller than "
             "18 % could not have been seen. Clear about Saturday 5 December if it stays as it is.",
             SHIPPED + 21 * DAY,
         ),
@@ -124,7 +132,7 @@ FULL = Digest(
     unchanged=(
         Open(
             "checkout-index", comparison(id="c4", metric="memory", unit="bytes", verdict=Verdict.UNCHANGED),
-            "checkout memory mean 312 MB -> 310 MB (-1 %): unchanged; the change is between -2 % and +1 %.",
+            "mean memory of checkout 312 MB -> 310 MB (-1 %): unchanged; the change is between -2 % and +1 %.",
         ),
     ),
     silent=(

@@ -141,7 +141,7 @@ def test_at_most_five_candidates_are_told_the_strongest_first(composed: Callable
     assert digest.more == 2
     assert digest.summary == "3 improvements; 1 regression; 1 exact difference; 2 more waiting."
     assert digest.subject == (
-        "harvester 2026-W48: checkout request latency p95 480 ms -> 310 ms (-35 %), and 4 more"
+        "harvester 2026-W48: p95 request latency of checkout 480 ms -> 310 ms (-35 %), and 4 more"
     )
 
 
@@ -150,7 +150,7 @@ def test_a_candidate_is_told_with_interval_caveat_and_the_command_that_accepts_i
 ) -> None:
     head = comparison(caveats=(Caveat("gaps", "first doubt"), Caveat("wide", "second doubt")))
     (one,) = composed([named("it's; rm -rf", head)]).candidates
-    assert one.short == "checkout request latency p95 480 ms -> 310 ms (-35 %)"
+    assert one.short == "p95 request latency of checkout 480 ms -> 310 ms (-35 %)"
     assert one.interval == "With 95 % confidence the change is between -42 % and -28 %."
     assert one.caveat == "first doubt"
     assert one.command == "harvest candidates accept 'it'\"'\"'s; rm -rf'"
@@ -169,13 +169,65 @@ def test_what_is_known_exactly_has_no_interval(composed: Callable[..., Digest]) 
     )
     (one,) = composed([named("nodes", head, grade=Grade.EXACT)]).candidates
     assert one.interval == "Both values are known exactly; nothing is estimated."
-    assert one.short == "checkout nodes mean 9 nodes -> 6 nodes (-33 %)"
+    assert one.short == "mean nodes of checkout 9 nodes -> 6 nodes (-33 %)"
 
 
 def test_a_ratios_interval_is_said_on_its_own_scale(composed: Callable[..., Digest]) -> None:
     (one,) = composed([named("errors", WORSE, grade=Grade.EXPLORED)]).candidates
     assert one.interval == "With 95 % confidence the change is between +20 % and +118 %."
-    assert one.short == "checkout errors 0.21 % -> 0.34 % (+62 %)"
+    assert one.short == "errors of checkout 0.21 % -> 0.34 % (0.13 points)"
+
+
+# -- what was accepted ------------------------------------------------------------------------------------------------
+
+
+def accept(store: Store, latest: Comparison | None) -> None:
+    one = named("latency", status=Status.ACCEPTED, latest=latest)
+    store.put("candidate", one.id, one.as_json())
+
+
+LATER = Side(0.33, 262_000, SHIPPED, NOW - DAY, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("latest", "state"),
+    [
+        (comparison(after=LATER, effect=Effect(0.6875, -0.15, -31.25, 0.62, 0.76)), "held"),
+        (comparison(after=LATER, effect=Effect(0.6875, -0.15, -31.25, 0.4, 1.2), verdict=Verdict.UNCLEAR), "faded"),
+        (comparison(after=LATER, effect=Effect(0.6875, -0.15, -31.25, 0.9, 1.0), verdict=Verdict.UNCHANGED), "faded"),
+        (
+            comparison(
+                after=dataclasses.replace(LATER, value=0.9), effect=Effect(1.9, 0.42, 88, 1.5, 2.4), verdict=Verdict.REGRESSED
+            ),
+            "reversed",
+        ),
+    ],
+)
+def test_what_was_accepted_is_told_to_have_held_faded_or_reversed(
+    composed: Callable[..., Digest], watched_store: Store, latest: Comparison, state: str
+) -> None:
+    accept(watched_store, latest)
+    digest = composed()
+    assert [one.state for one in digest.accepted] == [state]
+    assert digest.accepted[0].latest == latest
+    assert digest.summary == f"1 {state}."
+
+
+def test_what_was_accepted_is_told_with_both_figures(composed: Callable[..., Digest], watched_store: Store) -> None:
+    accept(watched_store, comparison(after=LATER, effect=Effect(0.6875, -0.15, -31.25, 0.62, 0.76)))
+    (one,) = composed().accepted
+    assert one.text == (
+        "p95 request latency of checkout 480 ms -> 310 ms (-35 %) when accepted, 480 ms -> 330 ms (-31 %) over the 8 days "
+        "since: improved."
+    )
+
+
+@pytest.mark.parametrize("latest", [None, comparison(after=dataclasses.replace(LATER, end=NOW - 8 * DAY))])
+def test_without_news_of_it_an_accepted_candidate_is_not_told_again(
+    composed: Callable[..., Digest], watched_store: Store, latest: Comparison | None
+) -> None:
+    accept(watched_store, latest)
+    assert composed().accepted == ()
 
 
 # -- what is not told -------------------------------------------------------------------------------------------------
@@ -192,7 +244,7 @@ def test_an_unclear_effect_says_what_could_have_been_seen_and_when_it_will_be_cl
     assert one.change == "search-cache"
     assert one.clear_at == SHIPPED + 21 * DAY
     assert one.text == (
-        "checkout cpu mean 42 % -> 40 % (-5 %), no more than this series' own noise may make; a change smaller than 18 % "
+        "mean cpu of checkout 42 % -> 40 % (2 points), no more than this series' own noise may make; a change smaller than 18 % "
         "could not have been seen. Clear about Saturday 5 December if it stays as it is."
     )
     assert digest.summary == "1 still unclear."
@@ -210,7 +262,7 @@ def test_a_refused_comparison_says_why(composed: Callable[..., Digest]) -> None:
         verdict=Verdict.REFUSED, effect=None, p=None, caveats=(Caveat("coverage", "only 61 % of the before window is proven"),)
     )
     (one,) = composed(questions=[refused]).unclear
-    assert one.text == "checkout request latency p95 cannot be compared: only 61 % of the before window is proven."
+    assert one.text == "p95 request latency of checkout cannot be compared: only 61 % of the before window is proven."
 
 
 def test_an_unchanged_effect_is_no_open_question(composed: Callable[..., Digest]) -> None:
@@ -221,7 +273,7 @@ def test_an_unchanged_effect_is_no_open_question(composed: Callable[..., Digest]
     digest = composed(questions=[same])
     assert digest.unclear == ()
     assert [one.text for one in digest.unchanged] == [
-        "checkout request latency p95 480 ms -> 478 ms (under 1 %): unchanged; the change is between -2 % and +1 %."
+        "p95 request latency of checkout 480 ms -> 478 ms (under 1 %): unchanged; the change is between -2 % and +1 %."
     ]
     assert digest.summary == "1 unchanged."
 

@@ -66,7 +66,7 @@ def test_text_is_complete_by_itself() -> None:
         assert one.interval in text
         assert one.caveat in text
         assert one.command in text
-    for entry in (*FULL.unclear, *FULL.unchanged, *FULL.silent):
+    for entry in (*FULL.accepted, *FULL.unclear, *FULL.unchanged, *FULL.silent):
         assert entry.text in text
     assert FULL.summary in text
     assert "Of these 2 claims, fewer than 1 is expected to be false by chance." in text
@@ -82,7 +82,7 @@ def test_a_week_with_nothing_says_so_in_two_lines_and_that_everything_was_watche
 
 def test_empty_sections_vanish() -> None:
     for shown in (render.text(QUIET), render.html(QUIET, "data")):
-        for title in ("Still unclear", "No difference", "No data", "claim", "wait"):
+        for title in ("Accepted earlier", "Still unclear", "No difference", "No data", "claim", "wait"):
             assert title not in shown
 
 
@@ -160,7 +160,7 @@ def test_text_and_html_say_the_same() -> None:
     for one in FULL.candidates:
         for said in (one.candidate.sentence, one.interval, one.caveat, one.command):
             assert said in shown
-    for entry in (*FULL.unclear, *FULL.unchanged, *FULL.silent):
+    for entry in (*FULL.accepted, *FULL.unclear, *FULL.unchanged, *FULL.silent):
         assert entry.text in shown
 
 
@@ -191,7 +191,7 @@ def test_hostile_titles_add_no_header_and_no_recipient() -> None:
     assert isinstance(mail, EmailMessage)
     assert mail["Bcc"] is None
     assert mail["To"] == ME
-    assert mail["Subject"].startswith("Fix ]0;owned <img src=x onerror=alert(1)> Bcc: all@example.com")
+    assert mail["Subject"].startswith("Fix <img src=x onerror=alert(1)> Bcc: all@example.com")
     assert set(mail.keys()) == {
         "Subject", "From", "To", "Date", "Message-ID", "List-Id", "Auto-Submitted", "MIME-Version", "Content-Type",
     }
