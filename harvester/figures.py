@@ -160,8 +160,8 @@ def share(number: float | None, *, extra: int = 0) -> str:
     """
     Return a share of a whole as percent; nines are kept and never rounded up.
 
-    >>> share(0.0021), share(0.34), share(0.9997), share(0.99996), share(0.986), share(1.0)
-    ('0.21 %', '34 %', '99.97 %', '99.996 %', '98.6 %', '100 %')
+    >>> share(0.0021), share(0.34), share(0.9997), share(0.999968), share(0.986), share(1.0)
+    ('0.21 %', '34 %', '99.97 %', '99.9968 %', '98.6 %', '100 %')
     """
     if number is None or math.isnan(number):
         return UNKNOWN
@@ -178,7 +178,7 @@ def share(number: float | None, *, extra: int = 0) -> str:
         decimals = (0 if hundred >= 10 else 1 if hundred >= 1 else 1 - hundred.adjusted() if hundred else 0) + extra
         return f"{_text(_rounded(hundred, decimals))} %"
     missing = 100 - Decimal(repr(number)) * 100
-    decimals = min(max(1, -missing.adjusted()) + extra, 6)
+    decimals = min(max(1, 1 - missing.adjusted()) + extra, 6)
     return f"{_text(_rounded(min(hundred, 100 - missing), decimals, ROUND_DOWN))} %"
 
 
