@@ -12,10 +12,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import struct
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -71,6 +73,8 @@ _MOST_PENDING_READINGS = 64
 _FOLD_AT_ROWS = 500
 _FOLD_AT_BYTES = 4 << 20
 """Pending rows are folded at the latest when there are this many, or this many bytes: readers look at all of them."""
+_MANY_DAYS = 64
+_MOST_THREADS = 4
 _CHUNK = 500
 _MOST_RANGES = 8
 
@@ -335,7 +339,7 @@ class Store:
         if days:
             with self._database.read() as connection:
                 held = self._held(connection, sorted(days))
-        plans = {key: self._plan(key, held[key], columns) for key, columns in days.items()}
+        plans = dict(zip(days, self._planned(days, held), strict=True))
         with self._database.write(full_sync=full_sync) as connection:
             writes = [key for key, plan in plans.items() if plan.block is not None]
             stale = self._stale(connection, writes, held)
@@ -404,6 +408,15 @@ class Store:
     def _last_pending(self, connection: Connection) -> int:
         last = connection.scalar(select(func.max(schema.pending.c.id))) or 0
         return max(last, int(self._meta(connection, "folded") or 0))
+
+    def _planned(self, days: Mapping[int, Columns], held: Mapping[int, _Held]) -> list[_Plan]:
+        """Return what becomes of each day; many days are shared among threads, since compressing lets others run."""
+        work = [(key, held[key], columns) for key, columns in days.items()]
+        if len(work) < _MANY_DAYS:
+            return [self._plan(*one) for one in work]
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS), "encode") as pool:
+            parts = [work[low : low + _MANY_DAYS] for low in range(0, len(work), _MANY_DAYS)]
+            return [plan for done in pool.map(lambda part: [self._plan(*one) for one in part], parts) for plan in done]
 
     def _plan(self, key: int, held: _Held, new: Columns) -> _Plan:
         buckets = self._log_buckets(key)
@@ -604,7 +617,7 @@ class Store:
             if number is not None and events.get(number):
                 results.append(_occurrences(one, events[number]))
             elif number is not None and number in columns:
-                results.append(readings_of(one, columns[number]).within(window))
+                results.append(readings_of(one, _cut(columns[number], window, one)))
             else:
                 results.append(_empty(one))
         return results
@@ -955,11 +968,18 @@ class Store:
                     problems.append(str(e))
         return problems
 
-    def sync(self) -> None:
-        """Fold what is pending and, on SQLite, bring the write-ahead log into the file."""
+    def sync(self, *, compact: bool = False) -> None:
+        """
+        Fold what is pending and, on SQLite, bring the write-ahead log into the file.
+
+        With ``compact`` the file is written anew without the gaps that days between days leave (a fifth and more of
+        it); others may read meanwhile, not write, and it needs as much space again for that long.
+        """
         self.fold()
         if self.dialect == "sqlite":
             with self._database.outside() as connection:
+                if compact:
+                    connection.execute("VACUUM")
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     # The last method, since its name hides the builtin from the annotations after it.
@@ -988,6 +1008,17 @@ def _day_ranges(window: Window) -> list[tuple[int, int]]:
     if len(days.spans) > _MOST_RANGES:
         days = Window.of(days.start, days.end)
     return [(first, end - 1) for first, end in days.spans]
+
+
+def _cut(columns: Columns, window: Window, series: Series) -> Columns:
+    """Return the readings inside the window, of intervals those that are wholly inside one span."""
+    length = 0 if series.metric.shape is Shape.LEVEL else series.metric.step
+    edges = [edge for start, end in window.spans for edge in (start, end - max(length, 1) + 1)]
+    places = np.searchsorted(columns.at, np.array(edges, np.int64)).tolist()
+    parts = [columns.part(low, high) for low, high in zip(places[::2], places[1::2], strict=True) if low < high]
+    if not parts:
+        return columns.part(0, 0)
+    return parts[0] if len(parts) == 1 else merge(parts)
 
 
 def _starts(rows: Sequence[Any]) -> Any:
