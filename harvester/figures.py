@@ -75,6 +75,14 @@ def value(number: float | None, unit: str, *, extra: int = 0) -> str:
     >>> value(0.1314, "incidents/day"), value(7200, "seconds/day"), value(None, "seconds")
     ('4 incidents/month', '120 min/day', '?')
     """
+    if _per_day(unit) and number is not None and math.isfinite(number):
+        per, days = _period(number)
+        return _said(number * days, f"{unit.partition('/')[0]}/{per}", extra)
+    return _said(number, unit, extra)
+
+
+def _said(number: float | None, unit: str, extra: int) -> str:
+    """Return a value in its natural unit, over the period its unit names."""
     if number is None or math.isnan(number):
         return UNKNOWN
     if unit == PROPORTION or (unit == "1" and 0 <= number <= 1):
@@ -82,9 +90,6 @@ def value(number: float | None, unit: str, *, extra: int = 0) -> str:
     if math.isinf(number):
         return "inf" if number > 0 else "-inf"
     what, slash, per = unit.partition("/")
-    if per == "day" and what not in ("seconds", "bytes"):
-        per, days = _period(number)
-        number *= days
     suffix = slash + _PER.get(per, per)
     if what in ("seconds", "bytes"):
         return _scaled(number, _TIME if what == "seconds" else _BYTES, extra) + suffix
@@ -92,6 +97,12 @@ def value(number: float | None, unit: str, *, extra: int = 0) -> str:
     if what in ("", "1"):
         return text + suffix
     return f"{text} {_singular(what) if text in ('1', '-1') else what}{suffix}"
+
+
+def _per_day(unit: str) -> bool:
+    """Tell whether a unit counts things per day, so that a rare thing is better told per week or month."""
+    what, _, per = unit.partition("/")
+    return per == "day" and what not in ("seconds", "bytes")
 
 
 def pair(before: float | None, after: float | None, unit: str) -> tuple[str, str]:
@@ -104,17 +115,18 @@ def pair(before: float | None, after: float | None, unit: str) -> tuple[str, str
     ('4 incidents/month', '0 incidents/month')
     """
     unit = common_unit(unit, (before, after))
-    what, _, per = unit.partition("/")
-    if per == "day" and what not in ("seconds", "bytes") and before is not None and after is not None:
-        per, days = _period(max(abs(before), abs(after)))
-        before, after, unit = before * days, after * days, f"{what}/{per}"
-    texts = value(before, unit), value(after, unit)
+    known = [abs(number) for number in (before, after) if number is not None and math.isfinite(number)]
+    if _per_day(unit) and known:
+        per, days = _period(max(known))
+        before, after = (None if number is None else number * days for number in (before, after))
+        unit = f"{unit.partition('/')[0]}/{per}"
+    texts = _said(before, unit, 0), _said(after, unit, 0)
     if before is None or after is None or before == after:
         return texts
     for extra in (1, 2, 3):
         if texts[0] != texts[1]:
             break
-        texts = value(before, unit, extra=extra), value(after, unit, extra=extra)
+        texts = _said(before, unit, extra), _said(after, unit, extra)
     return texts
 
 
@@ -303,7 +315,7 @@ def rounded_down(number: float | None) -> str:
         return UNKNOWN
     if number and not 1e-6 <= abs(number) < 1e18:
         return f"{number:.2g}"
-    exact = _decimal(number)
+    exact = Decimal(repr(number))
     cut = _rounded(exact, 1 - exact.adjusted(), ROUND_FLOOR)
     name, size = next((scale for scale in reversed(_SCALES) if abs(cut) >= Decimal(scale[1])), _SCALES[0])
     return f"{_text(cut / Decimal(size))}{name}{'+' if cut < exact else ''}"
