@@ -65,17 +65,32 @@ def compose(store: Store, settings: Settings, now: datetime) -> Digest:
     generated = to_milliseconds(now)
     since = to_milliseconds(due_at(week_before(week), settings.digest))
     candidates, questions = impact.refresh(store, settings, generated)
-    proposed = sorted((one for one in candidates if one.status is Status.PROPOSED), key=_strength)
+    # What was only observed is told once: as the question it still is, with the day it may be answered.
+    asked = {one.id for one in questions}
+    waiting = (one for one in candidates if one.status is Status.PROPOSED)
+    proposed = sorted(
+        (one for one in waiting if one.grade is not Grade.OBSERVED or one.headline.id not in asked), key=_strength
+    )
     shown = proposed[:MOST]
+    shown_ids = {compared.id for one in shown for compared in one.comparisons}
     told = tuple(_tell(store, settings, one, since) for one in shown)
     changes = impact.changes(store)
     names = {(one.shipped, subject): one.name for one in changes for subject in one.subjects or settings.subjects}
-    opened = tuple(_ask(one, names.get((one.after.start, one.subject), ""), settings) for one in questions)
+    opened = tuple(
+        _ask(one, names.get((one.after.start, one.subject), ""), settings)
+        for one in questions
+        if one.id not in shown_ids
+    )
     unclear = tuple(one for one in opened if one.comparison.verdict is not Verdict.UNCHANGED)
     unchanged = tuple(one for one in opened if one.comparison.verdict is Verdict.UNCHANGED)
-    # An after-window stops growing after four weeks; from then on there is no news of it.
-    compared = [one for one in impact.candidates(store) if one.status is Status.ACCEPTED and one.latest is not None]
-    accepted = tuple(_became(one) for one in compared if one.latest and one.latest.after.end > since)
+    accepted = tuple(
+        _became(one, one.latest)
+        for one in candidates
+        if one.status is Status.ACCEPTED
+        and one.grade is not Grade.OBSERVED
+        and one.latest is not None
+        and one.latest.after.end > since  # an after-window stops growing after four weeks; then there is no news
+    )
     watched, silent = watch(store, settings, Window.of(since, generated))
     return Digest(
         week=week,
@@ -173,12 +188,15 @@ def _interval(one: Comparison) -> str:
     return f"With 95 % confidence the change is {found.text}." if found is not None else ""
 
 
-def _became(one: Candidate) -> Accepted:
+def _became(one: Candidate, latest: Comparison) -> Accepted:
     """Return what became of an accepted candidate whose series was compared again."""
-    then, latest = one.headline, one.latest or one.headline
-    same = rose(latest) == rose(then)
-    claimed = latest.verdict in CLAIMS or latest.verdict is Verdict.EXACT
-    state = ("held" if same else "reversed") if claimed else "faded"
+    then = one.headline
+    if then.verdict is Verdict.UNCHANGED:
+        state = "held" if latest.verdict is Verdict.UNCHANGED else "faded"
+    elif latest.verdict in CLAIMS or latest.verdict is Verdict.EXACT:
+        state = "held" if rose(latest) == rose(then) else "reversed"
+    else:
+        state = "faded"
     days = derive(latest)["days_after"].text
     text = f"{_short(then)} when accepted, {_sides(latest)} over the {days} since: {latest.verdict}."
     return Accepted(one.id, one.change, state, text, latest)
@@ -249,15 +267,19 @@ def _summary(
     silent: Sequence[Silent],
 ) -> str:
     """Return the week in one line."""
-    verdicts = [one.candidate.headline.verdict for one in told]
+    verdicts = [one.candidate.headline.verdict for one in told if one.candidate.grade is not Grade.OBSERVED]
     parts = [_count(verdicts.count(verdict), noun) for verdict, noun in _NOUNS.items() if verdict in verdicts]
-    observed = sum(verdict not in _NOUNS for verdict in verdicts)
+    if Verdict.UNCHANGED in verdicts:
+        parts.append(f"{_count(verdicts.count(Verdict.UNCHANGED), 'level')} held")
+    observed = len(told) - len(verdicts)
     if observed:
         parts.append(f"{observed} observed, not proven")
     if more:
         parts.append(f"{more} more waiting")
     states = [one.state for one in accepted]
-    parts += [f"{states.count(state)} {state}" for state in ("held", "faded", "reversed") if state in states]
+    became = [f"{states.count(state)} {state}" for state in ("held", "faded", "reversed") if state in states]
+    if became:
+        parts.append(f"of what was accepted {', '.join(became)}")
     if unclear:
         parts.append(f"{len(unclear)} still unclear")
     if unchanged:

@@ -95,7 +95,7 @@ FULL = Digest(
     since=NOW - 7 * DAY,
     generated=NOW,
     subject="harvester 2026-W48: p95 request latency of checkout 480 ms -> 310 ms (-35 %), and 1 more",
-    summary="1 improvement; 1 regression; 3 more waiting; 1 held; 1 still unclear; 1 unchanged; no data from pages.",
+    summary="1 improvement; 1 regression; 3 more waiting; of what was accepted 1 held; 1 still unclear; 1 unchanged; no data from pages.",
     candidates=(
         told(),
         told(

@@ -30,6 +30,7 @@ LOOK = """
   const page = frames[0].document, style = name => frames[0].getComputedStyle(page.querySelector(name));
   document.querySelector("pre").textContent = JSON.stringify({{
     width: page.documentElement.scrollWidth, picture: page.querySelector("img").getBoundingClientRect().width,
+    loaded: page.querySelector("img").naturalWidth,
     card: style(".card").backgroundColor, ink: style(".sentence").color, back: style("body").backgroundColor,
   }});
 }}</script>
@@ -55,6 +56,7 @@ def test_nothing_is_wider_than_the_screen(tmp_path: Path, digest: Digest, width:
     found = seen(tmp_path, digest, width, dark=False)
     assert found["width"] == width
     assert found["picture"] <= min(width, 600)
+    assert found["loaded"] > 0
 
 
 def contrast(one: str, other: str) -> float:

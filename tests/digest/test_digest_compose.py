@@ -181,9 +181,8 @@ def test_a_ratios_interval_is_said_on_its_own_scale(composed: Callable[..., Dige
 # -- what was accepted ------------------------------------------------------------------------------------------------
 
 
-def accept(store: Store, latest: Comparison | None) -> None:
-    one = named("latency", status=Status.ACCEPTED, latest=latest)
-    store.put("candidate", one.id, one.as_json())
+def accepted(latest: Comparison | None, head: Comparison | None = None, grade: Grade = Grade.EXPECTED) -> Candidate:
+    return named("latency", head, status=Status.ACCEPTED, latest=latest, grade=grade)
 
 
 LATER = Side(0.33, 262_000, SHIPPED, NOW - DAY, 1.0)
@@ -204,18 +203,24 @@ LATER = Side(0.33, 262_000, SHIPPED, NOW - DAY, 1.0)
     ],
 )
 def test_what_was_accepted_is_told_to_have_held_faded_or_reversed(
-    composed: Callable[..., Digest], watched_store: Store, latest: Comparison, state: str
+    composed: Callable[..., Digest], latest: Comparison, state: str
 ) -> None:
-    accept(watched_store, latest)
-    digest = composed()
+    digest = composed([accepted(latest)])
     assert [one.state for one in digest.accepted] == [state]
     assert digest.accepted[0].latest == latest
-    assert digest.summary == f"1 {state}."
+    assert digest.candidates == ()
+    assert digest.summary == f"Of what was accepted 1 {state}."
 
 
-def test_what_was_accepted_is_told_with_both_figures(composed: Callable[..., Digest], watched_store: Store) -> None:
-    accept(watched_store, comparison(after=LATER, effect=Effect(0.6875, -0.15, -31.25, 0.62, 0.76)))
-    (one,) = composed().accepted
+def test_a_level_that_held_holds_while_it_is_unchanged(composed: Callable[..., Digest]) -> None:
+    then = comparison(verdict=Verdict.UNCHANGED)
+    still = composed([accepted(comparison(after=LATER, verdict=Verdict.UNCHANGED), then)])
+    moved = composed([accepted(comparison(after=LATER), then)])
+    assert [one.state for one in (*still.accepted, *moved.accepted)] == ["held", "faded"]
+
+
+def test_what_was_accepted_is_told_with_both_figures(composed: Callable[..., Digest]) -> None:
+    (one,) = composed([accepted(comparison(after=LATER, effect=Effect(0.6875, -0.15, -31.25, 0.62, 0.76)))]).accepted
     assert one.text == (
         "p95 request latency of checkout 480 ms -> 310 ms (-35 %) when accepted, 480 ms -> 330 ms (-31 %) over the 8 days "
         "since: improved."
@@ -224,10 +229,14 @@ def test_what_was_accepted_is_told_with_both_figures(composed: Callable[..., Dig
 
 @pytest.mark.parametrize("latest", [None, comparison(after=dataclasses.replace(LATER, end=NOW - 8 * DAY))])
 def test_without_news_of_it_an_accepted_candidate_is_not_told_again(
-    composed: Callable[..., Digest], watched_store: Store, latest: Comparison | None
+    composed: Callable[..., Digest], latest: Comparison | None
 ) -> None:
-    accept(watched_store, latest)
-    assert composed().accepted == ()
+    assert composed([accepted(latest)]).accepted == ()
+
+
+def test_what_was_never_proven_cannot_fade(composed: Callable[..., Digest]) -> None:
+    unproven = dataclasses.replace(UNCLEAR, after=LATER)
+    assert composed([accepted(unproven, UNCLEAR, Grade.OBSERVED)]).accepted == ()
 
 
 # -- what is not told -------------------------------------------------------------------------------------------------
@@ -263,6 +272,20 @@ def test_a_refused_comparison_says_why(composed: Callable[..., Digest]) -> None:
     )
     (one,) = composed(questions=[refused]).unclear
     assert one.text == "p95 request latency of checkout cannot be compared: only 61 % of the before window is proven."
+
+
+def test_what_was_only_observed_is_told_once_as_the_question_it_is(composed: Callable[..., Digest]) -> None:
+    digest = composed([named("cpu", UNCLEAR, grade=Grade.OBSERVED)], [UNCLEAR])
+    assert (digest.candidates, digest.more) == ((), 0)
+    assert [one.comparison for one in digest.unclear] == [UNCLEAR]
+
+
+def test_a_level_that_was_to_hold_and_did_is_a_candidate_and_no_question(composed: Callable[..., Digest]) -> None:
+    same = comparison(verdict=Verdict.UNCHANGED, p=0.6)
+    digest = composed([named("latency", same)], [same])
+    assert [one.candidate.headline for one in digest.candidates] == [same]
+    assert digest.unchanged == ()
+    assert digest.summary == "1 level held."
 
 
 def test_an_unchanged_effect_is_no_open_question(composed: Callable[..., Digest]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import email
 import email.policy
@@ -18,6 +19,7 @@ from digest_samples import FULL, PICTURE, QUIET, candidate, told
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harvester.charts import to_png
 from harvester.digest import render
 from harvester.digest.model import Digest
 from harvester.errors import DeliveryError
@@ -145,6 +147,13 @@ def test_every_picture_says_its_numbers_and_fits_600_pixels() -> None:
     assert "max-width: 600px" in page["style"]
 
 
+def test_a_picture_of_any_size_is_in_the_page_whole() -> None:
+    large = PICTURE.replace("<line", "<!-- " + "long " * 5000 + "--><line")
+    document = render.html(dataclasses.replace(FULL, candidates=(told(picture=large),)), "data")
+    (source,) = [attributes["src"] for tag, attributes in parsed(document).elements if tag == "img"]
+    assert base64.b64decode(source.removeprefix("data:image/svg+xml;base64,")).decode() == large
+
+
 def test_the_style_is_in_the_elements_and_only_the_dark_rules_stay_apart() -> None:
     document = render.html(FULL, "cid")
     (apart,) = re.findall(r"<style>(.*?)</style>", document, re.DOTALL)
@@ -229,7 +238,6 @@ def parts_of(mail: EmailMessage) -> list[str]:
 
 
 def test_a_mail_is_text_or_html_with_its_pictures() -> None:
-    charts = pytest.importorskip("harvester.charts")
     mail = email.message_from_bytes(render.message(FULL, SENDER, [ME, YOU]).as_bytes(), policy=email.policy.default)
     assert isinstance(mail, EmailMessage)
     assert parts_of(mail) == [
@@ -237,7 +245,7 @@ def test_a_mail_is_text_or_html_with_its_pictures() -> None:
     ]
     text, page, picture = (part for part in mail.walk() if not part.is_multipart())
     assert text.get_content().replace("\r\n", "\n") == render.text(FULL)
-    assert picture.get_content() == charts.to_png(PICTURE)
+    assert picture.get_content() == to_png(PICTURE, 1132)
     assert picture.get_content_disposition() == "inline"
     (reference,) = re.findall(r'src="cid:([^"]+)"', page.get_content())
     assert picture["Content-ID"] == f"<{reference}>"
