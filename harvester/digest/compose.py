@@ -30,7 +30,7 @@ MOST = 5
 """Candidates in one digest."""
 
 FALSE_POSITIVE_RATE = 0.05
-"""The differ's nominal rate of false claims where nothing changed; statistics.md section 7's q for screening too."""
+"""The differ's nominal rate of false claims where nothing changed, and the false discovery rate of what is searched for."""
 
 _GRADES = tuple(Grade)
 _SUBJECT_LENGTH = 110
