@@ -30,7 +30,7 @@ MOST = 5
 """Candidates in one digest."""
 
 FALSE_POSITIVE_RATE = 0.05
-"""The differ's nominal rate of false claims where nothing changed, and the false discovery rate of what is searched for."""
+"""The differ's nominal rate of false claims, and the false discovery rate of what was found by looking."""
 
 _GRADES = tuple(Grade)
 _SUBJECT_LENGTH = 110
