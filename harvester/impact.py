@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from harvester.candidates.model import Candidate, Cause, Change, Direction, Expectation
 from harvester.differ.result import CLAIMS, Comparison, Mode, Power, Verdict
 from harvester.errors import UsageError
-from harvester.readings import DAY, HOUR, STATISTICS, Metric, Readings, Series, Shape, Subject, Window
+from harvester.readings import DAY, HOUR, STATISTICS, Level, Metric, Readings, Series, Shape, Subject, Window
 
 if TYPE_CHECKING:
     from harvester.settings import Settings
@@ -29,6 +29,9 @@ HISTORY = 28 * DAY
 
 MOST_AFTER = 28
 """An after-window never grows beyond this many days."""
+
+MARGIN = 0.05
+"""A value whose interval stays within this share of no change is called unchanged, unless a guard names another."""
 
 FREEZE_PATIENCE = DAY
 """How long a freeze waits for a source that does not answer before it takes what is there."""
@@ -109,7 +112,8 @@ def find_change(store: Store, name: str) -> Change:
         return Change.from_json(data)
     names = [one.name for one in changes(store)]
     near = difflib.get_close_matches(name, names, 1)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names[-8:])}" if names else f"harvest baseline {name}"
+    known = f"known: {', '.join(names[-8:])}" if names else f"harvest baseline {name}"
+    hint = f"did you mean {near[0]}?" if near else known
     raise UsageError("find change", name, "there is none of that name", hint=hint)
 
 
@@ -141,7 +145,7 @@ def coverage_of(store: Store, series: Series) -> Window:
 
 
 def freeze(store: Store, settings: Settings, change: Change, until: int) -> Change:
-    """Freeze the readings of a change's subjects up to an instant, with their history; return the change that says so."""
+    """Freeze readings of a change's subjects up to an instant, with their history; return the change that says so."""
     window = Window.of(min(change.baseline_start, until - BASELINE) - HISTORY, until)
     series = [one for _, one in series_of(store, subjects_of(change, settings))]
     readings = [one for one in store.read(series, window) if len(one)]
@@ -149,7 +153,7 @@ def freeze(store: Store, settings: Settings, change: Change, until: int) -> Chan
     digest = store.freeze(readings, coverage, window=window, note=f"baseline of {change.name}")
     if digest in change.frozen:
         return change
-    frozen = replace(change, frozen=(*change.frozen, digest))
+    frozen = replace(change, frozen=(*change.frozen, digest), frozen_until=until)
     save_change(store, frozen)
     return frozen
 
@@ -164,17 +168,14 @@ def settle(store: Store, settings: Settings, now: int) -> list[Change]:
     done = []
     for change in changes(store):
         for target, told in ((change.baseline_end, change.registered), (change.shipped, change.shipped)):
-            if target is None or told is None or _frozen_until(store, change) >= target:
+            if target is None or told is None or (change.frozen_until or 0) >= target:
                 continue
-            if now - max(told, change.registered) < FREEZE_PATIENCE and not _collected_since(store, settings, target, told):
+            waited = now - max(told, change.registered)
+            if waited < FREEZE_PATIENCE and not _collected_since(store, settings, target, told):
                 continue
             change = freeze(store, settings, change, target)  # noqa: PLW2901  the second freeze builds on the first
             done.append(change)
     return done
-
-
-def _frozen_until(store: Store, change: Change) -> int:
-    return store.frozen(change.frozen[-1]).window.end if change.frozen else -1
 
 
 def _collected_since(store: Store, settings: Settings, target: int, told: int) -> bool:
@@ -257,6 +258,7 @@ def compare(
         expected = [one.statistic for one in change.expect if (one.subject, one.metric) == (subject.name, metric.name)]
         for statistic in dict.fromkeys([*expected, *_statistics(metric, bool(expected))]):
             mode = mode_of(change, subject.name, metric.name, statistic)
+            guard = _held(change, subject.name, metric.name, statistic)
             results.append(
                 diff(
                     Evidence(before.within(windows.before), windows.before, proven & windows.before),
@@ -268,10 +270,28 @@ def compare(
                     statistic=statistic,
                     subject=subject.name,
                     mode=mode,
-                    onset=Onset.AVERAGED,
+                    margin=guard if guard is not None else MARGIN,
+                    # What was named beforehand is one question about one instant; what is found by looking is one of
+                    # many, and only the plain step's tail is right for those.
+                    onset=Onset.AVERAGED if mode is Mode.CONFIRMATORY else Onset.STEP,
+                    looks=True,
                 )
             )
     return sorted(results, key=_interest)
+
+
+def _held(change: Change, subject: str, metric: str, statistic: str) -> float | None:
+    """Return the share a value may move and still count as held, where that was expected with a size."""
+    return next(
+        (
+            one.by_percent / 100
+            for one in change.expect
+            if (one.subject, one.metric, one.statistic) == (subject, metric, statistic)
+            and one.direction is Direction.HELD
+            and one.by_percent
+        ),
+        None,
+    )
 
 
 def _statistics(metric: Metric, expected: bool) -> tuple[str, ...]:
@@ -324,7 +344,8 @@ def baseline_power(
 
     The value is the window summary over the baseline window; the power is for 7, 14 and 28 more days.
     """
-    from harvester.differ.compare import Evidence, power, summarise
+    from harvester.differ.compare import Evidence, power
+    from harvester.differ.summary import summarise
 
     window = Window.of(change.baseline_start, change.baseline_end)
     wanted = {(one.subject, one.metric): one.statistic for one in change.expect}
@@ -342,7 +363,7 @@ def baseline_power(
         if not len(inside):
             continue
         evidence = Evidence(inside, window, coverage_of(store, series) & window)
-        value = summarise(inside, evidence.coverage, statistic)[0]
+        value = summarise(inside, evidence.coverage, statistic).value
         history = readings.within(Window.of(whole.start, window.start))
         seen = power(evidence, at=window.end, history=history, statistic=statistic)
         found.append((subject, series, statistic, value, seen))
@@ -421,7 +442,7 @@ def picture(store: Store, settings: Settings, comparison: Comparison, title: str
     import numpy as np
 
     from harvester.charts import comparison_svg
-    from harvester.differ.compare import summarise
+    from harvester.differ.summary import summarise
 
     series = next(
         (
@@ -436,15 +457,12 @@ def picture(store: Store, settings: Settings, comparison: Comparison, title: str
     window = Window.of(comparison.before.start, comparison.after.end)
     (readings,) = store.read([series], window)
     coverage = coverage_of(store, series) & window
-    gaps = window - coverage
-    if series.metric.shape is Shape.LEVEL:
-        at, value = readings.at, readings.value  # type: ignore[union-attr]  a level has both columns
+    if isinstance(readings, Level):
+        at, value = readings.at, readings.value
     else:
         length = DAY if series.metric.shape in (Shape.COUNT, Shape.EVENT) else 6 * HOUR
         parts = list(window.split(length))
-        values = [summarise(readings.within(one), coverage & one, comparison.statistic)[0] for one in parts]
+        values = [summarise(readings.within(one), coverage & one, comparison.statistic).value for one in parts]
         at = np.array([one.start + length // 2 for one in parts], dtype=np.int64)
         value = np.array([np.nan if one is None else one for one in values], dtype=np.float64)
-    return comparison_svg(comparison, at, value, comparison.after.start, gaps=gaps, title=title)
-
-
+    return comparison_svg(comparison, at, value, comparison.after.start, gaps=window - coverage, title=title)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from harvester.cli import OK
+from harvester.cli import FAILED, OK
 from harvester.cli.options import as_json, verb
 from harvester.cli.run import Run
 from harvester.errors import UsageError
@@ -73,7 +73,7 @@ def _send(run: Run) -> int:
     with run.store() as store:
         delivery = send_due(store, run.configured, run.now)
     run.print("nothing to send: this week's digest is not due yet, or was sent" if delivery is None else str(delivery))
-    return OK
+    return FAILED if delivery is not None and delivery.error else OK
 
 
 def _needs_mail(run: Run) -> None:
