@@ -9,14 +9,20 @@ infinities, NaN) goes through ``float`` itself. Names may be quoted, and hold an
 
 from __future__ import annotations
 
+import os
+import threading
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 HEADER = "series,ts_ms,value"
-_CHUNK = 2 << 20
+_CHUNK = 1 << 20
 _PAD = 24  # before what is read: eight bytes at a time may begin before the first field
 _BEYOND = 8200  # after it: and end after the longest name
 _NEWLINE, _RETURN, _COMMA, _QUOTE, _MINUS, _PLUS, _DOT = b'\n\r,"-+.'
@@ -26,6 +32,7 @@ _TENS = 10.0 ** np.arange(23)
 _LONG_TENS = np.cumprod(np.concatenate([[np.longdouble(1)], np.full(27, np.longdouble(10))]))
 _LONG = np.finfo(np.longdouble).nmant == 63 and np.dtype(np.longdouble).itemsize == 16
 _MOST_DIGITS = 24
+_THREADS = min(os.cpu_count() or 1, 4)
 
 
 def _masks(width: int) -> np.ndarray:
@@ -47,6 +54,7 @@ class Samples:
 
     def __init__(self) -> None:
         self.names: list[str] = []
+        self._lock = threading.Lock()
         self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self._raw: dict[bytes, int] = {}
         self._hashes = np.empty(0, np.uint64)
@@ -85,6 +93,10 @@ class Samples:
 
     def numbers(self, buffer: np.ndarray, start: np.ndarray, length: np.ndarray) -> np.ndarray:
         """Return the number of each row's name; its hash finds the candidate, its bytes are then compared."""
+        with self._lock:
+            return self._numbers(buffer, start, length)
+
+    def _numbers(self, buffer: np.ndarray, start: np.ndarray, length: np.ndarray) -> np.ndarray:
         width = max(1, -(-int(length.max()) // 8))
         if width > len(self._factors):
             return self._slow_numbers(buffer, start, length)
@@ -154,34 +166,82 @@ def read_samples(path: Path) -> Samples:
         CsvError: if it is no such CSV; the text names the line.
     """
     samples = Samples()
-    with path.open("rb") as file:
+    with path.open("rb") as file, ThreadPoolExecutor(_THREADS) as pool:
         first = file.readline(200)
         if first.removeprefix(b"\xef\xbb\xbf").strip().replace(b'"', b"") != HEADER.encode():
             raise CsvError(f"{path}: its first line is not {HEADER}")
-        raw, held, line = bytearray(_PAD + _CHUNK + _BEYOND), 0, 2
-        while True:
-            buffer = np.frombuffer(raw, np.uint8)
-            room = memoryview(raw)[_PAD + held : len(raw) - _BEYOND]
-            read = file.readinto(room)
-            held += read
-            if not read and held and raw[_PAD + held - 1] != _NEWLINE:
-                raw[_PAD + held] = _NEWLINE
-                held += 1
-            try:
-                used, lines = _rows(samples, raw, buffer, _PAD + held)
-            except _RowError as e:
-                raise CsvError(f"{path}: line {line + e.row}: {e}") from None
-            line += lines
-            left = held - used
-            if not read:
-                if left:
-                    raise CsvError(f"{path}: line {line}: a quote is never closed")
-                return samples
-            if used:
-                buffer[_PAD : _PAD + left] = buffer[_PAD + used : _PAD + held].copy()
-            elif held > len(raw) - _PAD - _BEYOND - 1:  # not one whole record fits
-                raw = raw[: _PAD + held] + bytearray(len(raw))
-            held = left
+        line = 2
+        working: deque[Future[_Rows]] = deque()
+
+        def take() -> int:
+            rows = working.popleft().result()
+            if rows.error:
+                place, text = rows.error
+                raise CsvError(f"{path}: line {line + place}: {text}")
+            samples.add(rows.number, rows.at, rows.value)
+            return rows.lines
+
+        for raw in _records(file):
+            working.append(pool.submit(_parse, samples, raw))
+            if len(working) > _THREADS:
+                line += take()
+        while working:
+            line += take()
+    return samples
+
+
+def _records(file: BinaryIO) -> Iterator[bytearray]:
+    """Yield the file in pieces of whole records, with room around them; the last of all may lack its end."""
+    rest = b""
+    size = _CHUNK
+    while True:
+        raw = bytearray(_PAD + len(rest) + size + _BEYOND)
+        raw[_PAD : _PAD + len(rest)] = rest
+        read = file.readinto(memoryview(raw)[_PAD + len(rest) : _PAD + len(rest) + size])
+        end = _PAD + len(rest) + read
+        if not read:
+            if rest:
+                if raw[end - 1] != _NEWLINE:
+                    raw[end] = _NEWLINE
+                    end += 1
+                del raw[end + _BEYOND - 8 :]
+                yield raw
+            return
+        cut = _last_record(raw, end)
+        rest, size = bytes(raw[cut:end]), _CHUNK if cut > _PAD else size * 2
+        if cut > _PAD:
+            del raw[cut:]
+            raw += bytes(_BEYOND - 8)
+            yield raw
+
+
+def _quoted(raw: bytearray, end: int) -> bool:
+    """Tell whether quotes mean quoting: where a line begins with one; elsewhere they are characters like others."""
+    if raw.find(b'"', _PAD, end) < 0:
+        return False
+    data = np.frombuffer(raw, np.uint8)[_PAD - 1 : end]
+    return bool(data[1] == _QUOTE or ((data[1:] == _QUOTE) & (data[:-1] == _NEWLINE)).any())
+
+
+def _last_record(raw: bytearray, end: int) -> int:
+    """Return where the last whole record before ``end`` ends; ``_PAD`` if there is none."""
+    place = raw.rfind(b"\n", _PAD, end)
+    if place >= 0 and _quoted(raw, end):
+        quotes = raw.count(b'"', _PAD, place)
+        while place >= 0 and quotes % 2:
+            before = raw.rfind(b"\n", _PAD, place)
+            quotes -= raw.count(b'"', max(before, _PAD), place)
+            place = before
+    return max(place + 1, _PAD)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    lines: int
+    number: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    at: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    value: np.ndarray = field(default_factory=lambda: np.empty(0))
+    error: tuple[int, str] | None = None
 
 
 class _RowError(ValueError):
@@ -190,26 +250,29 @@ class _RowError(ValueError):
         self.row = row
 
 
-def _rows(samples: Samples, raw: bytearray, buffer: np.ndarray, high: int) -> tuple[int, int]:
-    """Add the whole rows that lie before ``high``; return how many bytes and how many lines they were."""
+def _parse(samples: Samples, raw: bytearray) -> _Rows:
+    """Return the rows of whole records, or which line is wrong."""
+    try:
+        return _rows(samples, raw, np.frombuffer(raw, np.uint8), len(raw) - _BEYOND + 8)
+    except _RowError as e:
+        return _Rows(0, error=(e.row, str(e)))
+
+
+def _rows(samples: Samples, raw: bytearray, buffer: np.ndarray, high: int) -> _Rows:
     data = buffer[_PAD:high]
-    if not len(data):
-        return 0, 0
-    quotes = data == _QUOTE if raw.find(b'"', _PAD, high) >= 0 else None
     mask = (data == _COMMA) | (data == _NEWLINE)
-    # A quote means quoting only where a line begins with one; elsewhere it is a character like another.
-    if quotes is not None and (quotes[0] or (quotes[1:] & (data[:-1] == _NEWLINE)).any()):
+    if _quoted(raw, high):
+        quotes = data == _QUOTE
         marks = np.flatnonzero(mask | quotes)
         quote = quotes[marks]
         marks = marks[~quote & (np.cumsum(quote, dtype=np.int32) & 1 == 0)]
     else:
         marks = np.flatnonzero(mask)
     newline = data[marks] == _NEWLINE
-    ends = np.flatnonzero(newline)
-    if not len(ends):
-        return 0, 0
-    marks, newline = marks[: ends[-1] + 1] + _PAD, newline[: ends[-1] + 1]
-    used, lines = int(marks[-1]) + 1 - _PAD, len(ends)
+    lines = int(np.count_nonzero(newline))
+    if not len(marks) or marks[-1] != len(data) - 1:
+        raise _RowError(lines, "a quote is never closed")
+    marks += _PAD
     if len(marks) == 3 * lines and newline[2::3].all():
         first, second, last = marks.reshape(lines, 3).T
         start = np.concatenate([[_PAD], last[:-1] + 1])
@@ -220,7 +283,7 @@ def _rows(samples: Samples, raw: bytearray, buffer: np.ndarray, high: int) -> tu
         place = np.flatnonzero((last > start) & ~((last == start + 1) & (buffer[start] == _RETURN)))
         start, last = start[place], last[place]
         if not len(place):
-            return used, lines
+            return _Rows(lines)
         before = np.searchsorted(commas, last)
         short = before < 2
         if not short.all():
@@ -234,8 +297,7 @@ def _rows(samples: Samples, raw: bytearray, buffer: np.ndarray, high: int) -> tu
         value = _floats(buffer, second + 1, last)
     except _RowError as e:
         raise _RowError(e.row if place is None else int(place[e.row]), str(e)) from None
-    samples.add(samples.numbers(buffer, start, first - start), at, value)
-    return used, lines
+    return _Rows(lines, samples.numbers(buffer, start, first - start), at, value)
 
 
 def _words(buffer: np.ndarray, end: np.ndarray, width: int) -> list[np.ndarray]:

@@ -276,37 +276,34 @@ class Store:
         """Tell whether a block's columns are log buckets."""
         return has_log_buckets(self._series[key >> DAY_BITS][1])
 
-    def _register(self, wanted: Iterable[Series]) -> dict[Series, int]:
+    def _register(self, wanted: Sequence[Series]) -> list[int]:
         """Return ids of series, giving new ones an id; what a metric says beside its definition is kept up to date."""
-        wanted = list(dict.fromkeys(wanted))
-        new = []
-        for one in wanted:
-            number = self._numbers.get(one)
-            if number is None or self._series[number][1] != one:
-                new.append(one)
-        if new:
-            rows = [
-                {
-                    "source": one.source,
-                    "metric": one.metric.name,
-                    "labels": labels_text(one.labels),
-                    "definition": one.metric.definition,
-                    "shape": str(one.metric.shape),
-                    "unit": one.metric.unit,
-                    "specification": json.dumps(metric_data(one.metric), sort_keys=True),
-                }
-                for one in new
-            ]
-            insert = self._database.insert(schema.series)
-            statement = insert.on_conflict_do_update(
-                index_elements=["source", "metric", "labels", "definition"],
-                set_={"specification": insert.excluded.specification},
-                where=schema.series.c.specification != insert.excluded.specification,
-            )
-            with self._database.write() as connection:
-                connection.execute(statement, rows)
-            self.series()
-        return {one: number for one in wanted if (number := self._number(one)) is not None}
+        numbers = [self._numbers.get(one, 0) for one in wanted]
+        new = [one for one, number in zip(wanted, numbers, strict=True) if not number or self._series[number][1] != one]
+        if not new:
+            return numbers
+        rows = [
+            {
+                "source": one.source,
+                "metric": one.metric.name,
+                "labels": labels_text(one.labels),
+                "definition": one.metric.definition,
+                "shape": str(one.metric.shape),
+                "unit": one.metric.unit,
+                "specification": json.dumps(metric_data(one.metric), sort_keys=True),
+            }
+            for one in dict.fromkeys(new)
+        ]
+        insert = self._database.insert(schema.series)
+        statement = insert.on_conflict_do_update(
+            index_elements=["source", "metric", "labels", "definition"],
+            set_={"specification": insert.excluded.specification},
+            where=schema.series.c.specification != insert.excluded.specification,
+        )
+        with self._database.write() as connection:
+            connection.execute(statement, rows)
+        self.series()
+        return [self._by_identity[identity_of(one)] for one in wanted]
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -332,9 +329,9 @@ class Store:
         return written
 
     def _commit(self, source: str, batch: Batch, full_sync: bool) -> Written:
-        ids = self._register(one.series for one in batch.readings)
-        days = self._days(batch.readings, ids)
-        occurrences = [one for one in batch.readings if isinstance(one, Occurrences)]
+        numbers = self._register([one.series for one in batch.readings])
+        numbered = list(zip(numbers, batch.readings, strict=True))
+        days = self._days(numbered)
         held: dict[int, _Held] = {}
         if days:
             with self._database.read() as connection:
@@ -354,7 +351,11 @@ class Store:
             self._database.upsert(connection, schema.block, blocks)
             pieces = [(key, plan.piece) for key, plan in plans.items() if plan.piece is not None]
             self._put_pending(connection, pieces)
-            events = sum(self._put_occurrences(connection, ids[one.series], one) for one in occurrences)
+            events = sum(
+                self._put_occurrences(connection, number, one)
+                for number, one in numbered
+                if isinstance(one, Occurrences)
+            )
             self._put_coverage(connection, source, batch)
             if batch.state is not None:
                 row = {"source": source, "data": json.dumps(dict(batch.state), sort_keys=True)}
@@ -367,17 +368,20 @@ class Store:
         changed = sum(plan.changed for plan in plans.values())
         return Written(changed + events, len(blocks) + bool(pieces) + events)
 
-    def _days(self, batch: Iterable[Readings], ids: Mapping[Series, int]) -> dict[int, Columns]:
+    def _days(self, numbered: Iterable[tuple[int, Readings]]) -> dict[int, Columns]:
         """Return the columns of a batch by the id of the block they belong to."""
         parts: dict[int, list[Columns]] = defaultdict(list)
-        for readings in batch:
+        for number, readings in numbered:
             if isinstance(readings, Occurrences) or not len(readings):
                 continue
-            columns, number = columns_of(readings), ids[readings.series]
+            columns = columns_of(readings)
             day = columns.at // DAY
             if day[0] < 0 or day[-1] > DAY_MASK:
                 raise StoreError("write", str(readings.series), "has an instant before 1970 or after 4840")
-            edges = [0, *(np.flatnonzero(np.diff(day)) + 1).tolist(), len(day)]
+            if day[0] == day[-1]:
+                parts[number << DAY_BITS | int(day[0])].append(columns)
+                continue
+            edges = [0, *(np.flatnonzero(day[1:] != day[:-1]) + 1).tolist(), len(day)]
             for low, high in pairwise(edges):
                 parts[number << DAY_BITS | int(day[low])].append(columns.part(low, high))
         return {
