@@ -218,11 +218,11 @@ def _axis(values: NDArray[np.float64], levels: Sequence[float], unit: str) -> _A
     # Times, bytes and shares change their unit along the axis; what is counted is named once, above it.
     counted = printed != figures.PROPORTION and printed.partition("/")[0] not in ("seconds", "bytes")
     of_ticks = "" if counted else printed
-    labels = [figures.value(tick, of_ticks) for tick in ticks]
-    for extra in (1, 2, 3):
+    labels: list[str] = []
+    for extra in range(8):
+        labels = [figures.value(tick, of_ticks, extra=extra) for tick in ticks]
         if len(set(labels)) == len(labels):
             break
-        labels = [figures.value(tick, of_ticks, extra=extra) for tick in ticks]
     name = figures.value(2, printed).partition(" ")[2] if counted else ""
     return _Axis(low, high, tuple(ticks), tuple(labels), name, figures.value(highest, printed) if cut else "")
 

@@ -189,7 +189,7 @@ def share(number: float | None, *, extra: int = 0) -> str:
     if number >= 1 or number < 0.9:
         decimals = (0 if hundred >= 10 else 1 if hundred >= 1 else 1 - hundred.adjusted() if hundred else 0) + extra
         return f"{_text(_rounded(hundred, decimals))} %"
-    missing = 100 - Decimal(repr(number)) * 100
+    missing = 100 - _exact(number) * 100
     decimals = min(max(1, 1 - missing.adjusted()) + extra, 6)
     return f"{_text(_rounded(min(hundred, 100 - missing), decimals, ROUND_DOWN))} %"
 
@@ -315,7 +315,7 @@ def rounded_down(number: float | None) -> str:
         return UNKNOWN
     if number and not 1e-6 <= abs(number) < 1e18:
         return f"{number:.2g}"
-    exact = Decimal(repr(number))
+    exact = _exact(number)
     cut = _rounded(exact, 1 - exact.adjusted(), ROUND_FLOOR)
     name, size = next((scale for scale in reversed(_SCALES) if abs(cut) >= Decimal(scale[1])), _SCALES[0])
     return f"{_text(cut / Decimal(size))}{name}{'+' if cut < exact else ''}"
@@ -511,6 +511,11 @@ def _decimal(number: float) -> Decimal:
     return Decimal(f"{number:.12g}")
 
 
+def _exact(number: float) -> Decimal:
+    """Return every digit of the number."""
+    return Decimal(repr(float(number)))
+
+
 def _rounded(number: Decimal, decimals: int, rounding: str = ROUND_HALF_UP) -> Decimal:
     return number.quantize(Decimal(1).scaleb(-decimals), rounding, _ANY_SIZE) if number else Decimal(0)
 
@@ -572,7 +577,7 @@ def _signed_percent(change: float, decimals: int) -> str:
         return f"{change:+.2g} %" if math.isfinite(change) else f"{change:+}"
     if -100 < change <= -99:
         cut = _rounded(exact, max(1, decimals))
-        return f"{_text(cut if cut > -100 else _rounded(Decimal(repr(change)), max(1, decimals), ROUND_DOWN))} %"
+        return f"{_text(cut if cut > -100 else _rounded(_exact(change), max(1, decimals), ROUND_DOWN))} %"
     cut = _rounded(exact, max(decimals, _decimals(exact) if abs(exact) < 1 else 0))
     return f"{'+' if exact > 0 else ''}{_text(cut)} %"
 

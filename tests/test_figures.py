@@ -4,6 +4,7 @@ import math
 import re
 from datetime import timedelta, timezone
 
+import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -415,6 +416,15 @@ def test_every_number_prints_in_plain_ascii(number, unit):
         assert text.isascii()
         assert len(text) < 200
         assert "nan" not in text
+
+
+@given(st.floats(min_value=-1e300, max_value=1e300))
+def test_numpy_numbers_print_as_plain_ones_do(number):
+    one = np.float64(number)
+    assert figures.value(one, "seconds") == figures.value(number, "seconds")
+    assert figures.share(one) == figures.share(number)
+    assert figures.percent(one) == figures.percent(number)
+    assert figures.rounded_down(one) == figures.rounded_down(number)
 
 
 @given(ANY, ANY)

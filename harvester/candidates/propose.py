@@ -28,9 +28,9 @@ _LOAD_MOVED = 20.0
 
 # The strongest doubt first; what is not listed stands in the middle, in the differ's order.
 _DOUBTS = (
-    "later", "disagreement", "count_with_load", "cause", "load_moved", "regression_to_the_mean", "outage", "gaps",
-    "above_last_bucket", "expected_not_seen", "short", "retrospective", "provisional", "wide", "first_bucket",
-    "searched", "mean_alone", "own_figure",
+    "later", "disagreement", "outage_in_baseline", "count_with_load", "cause", "load_moved", "regression_to_the_mean",
+    "gaps", "above_last_bucket", "expected_not_seen", "short", "retrospective", "provisional", "drift_unseen", "wide",
+    "sparse", "extremes", "first_bucket", "searched", "mean_alone", "own_figure",
 )  # fmt: skip
 _REMARKS = ("open", "days_as_units", "no_scale", "single_dimension", "read_once")
 
@@ -384,7 +384,7 @@ def _caveats(
             doubts.append(
                 Caveat("mean_alone", "a mean can look fine while the slowest requests do not: add p95 or p99")
             )
-    own = word.numbers(f"{change.title} {change.because}")
+    own = word.numbers(figures.plain(f"{change.title} {change.because}", 1000))
     if own:
         text = f"the change's own words hold a figure that was not measured here: {', '.join(own)}"
         doubts.append(Caveat("own_figure", text))

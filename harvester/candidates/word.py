@@ -87,7 +87,8 @@ def derive(comparison: Comparison) -> dict[str, Figure]:
     Return every figure that may be said of a comparison, by name; what is unknown is left out.
 
     The names: ``before, after, percent, size, multiple, fewer, points, difference, interval, visible, days_before,
-    days_after, since, before_span, after_span``.
+    days_after, since, before_span, after_span``, and beside a bucketed quantile ``bound, under_before, under_after``:
+    the exact share of observations at or under one of the histogram's bounds.
     """
     unit = figures.printed_unit(comparison.unit, comparison.shape, comparison.statistic)
     before, after, effect = comparison.before, comparison.after, comparison.effect
@@ -116,6 +117,11 @@ def derive(comparison: Comparison) -> dict[str, Figure]:
         elif effect.difference is not None:
             found["difference"] = (figures.value(effect.difference, unit), effect.difference)
         found["interval"] = (figures.interval(effect.low, effect.high, effect.scale, unit), None)
+    under = comparison.under
+    if under is not None:
+        shares = figures.pair(under.before, under.after, figures.PROPORTION)
+        found["bound"] = (figures.value(under.bound, comparison.unit), under.bound)
+        found |= {"under_before": (shares[0], under.before), "under_after": (shares[1], under.after)}
     return {
         name: Figure(text, comparison.id, name, value)
         for name, (text, value) in found.items()
@@ -185,16 +191,21 @@ def edit(candidate: Candidate, change: Change, sentence: str) -> Candidate:
     return replace(candidate, sentence=words, figures=tuple(used), edited=True)
 
 
+_UNITS = "%|ms|us|ns|s|min|h|d|kB|MB|GB|TB"
+
+
 def _normal(text: str) -> str:
     """Return text with numbers written our way: ``71%`` as ``71 %``, ``480ms`` as ``480 ms``, a minus as hyphen."""
     text = text.replace("\u2212", "-").replace("\u00d7", "x").replace("\u00a0", " ")
-    return re.sub(r"(?<![A-Za-z\d])([\d.,]*\d)(%|ms|us|ns|s|min|h|d|kB|MB|GB|TB)(?![A-Za-z])", r"\1 \2", text)
+    return re.sub(rf"(?<![A-Za-z\d])([\d.,]*\d)({_UNITS})(?![A-Za-z])", r"\1 \2", text)
 
 
 def _places(figure: str, text: str) -> list[tuple[int, int]]:
     """Return where a figure stands in a text as itself, not as part of another one, with or without its commas."""
     pattern = re.escape(figure).replace(",", ",?")
-    found = re.finditer(rf"(?<![\w.,+\-]){pattern}(?![\d%]|[.,]\d|\w)", text)
+    if figure[-1].isdigit():  # a number without a unit is not the one with a unit
+        pattern += rf"(?! (?:{_UNITS}|points?|USD|EUR|GBP|CHF|JPY)(?!\w))"
+    found = re.finditer(rf"(?<![\w.,+\-$]){pattern}(?![\d%]|[.,]\d|\w)", text)
     return [match.span() for match in found]
 
 
@@ -251,9 +262,6 @@ class _Line:
             parts.append(f"95 % interval {self.figure(comparison, 'interval')}")
         return f" ({'; '.join(parts)})" if parts else ""
 
-    def sides(self, comparison: Comparison) -> str:
-        return f"{self.figure(comparison, 'before')} before and {self.figure(comparison, 'after')} after"
-
     def windows(self, comparison: Comparison) -> str:
         before, after = (self.figure(comparison, name) for name in ("days_before", "days_after"))
         since = self.figure(comparison, "since")
@@ -277,6 +285,9 @@ def sentence(
     """
     line = _Line()
     text = f"{lead(change)}: {_body(line, change, headline, grade)}, {line.windows(headline)}"
+    if headline.under is not None and headline.verdict in CLAIMS:
+        shares = f"{line.figure(headline, 'under_before')} before and {line.figure(headline, 'under_after')} after"
+        text += f", {shares} within {line.figure(headline, 'bound')}"
     moved = [one for one in support if is_load(one) and (one.verdict in CLAIMS or one.verdict is Verdict.EXACT)]
     if moved and moved[0] is not headline:
         sides = f"{line.figure(moved[0], 'before')} to {line.figure(moved[0], 'after')}"
@@ -305,29 +316,27 @@ def _slot(text: str) -> str:
 
 
 def _body(line: _Line, change: Change, one: Comparison, grade: Grade, *, interval: bool = True) -> str:
-    what, size = named(one), line.size(one, interval=interval)
-    higher, expected = rose(one), expectation_of(change, one)
+    what, higher, expected = named(one), rose(one), expectation_of(change, one)
     guard = expected is not None and expected.direction is Direction.HELD
+    if one.verdict is Verdict.EXACT and higher is None:
+        held = "held at" if guard else "did not move:"
+        return f"{what} {held} {line.figure(one, 'after')}, known exactly"
+    size = line.size(one, interval=interval)
+    moved = f"from {line.figure(one, 'before')} to {line.figure(one, 'after')}{size}"
+    beside = f"{line.figure(one, 'before')} before and {line.figure(one, 'after')} after{size}"
     if one.verdict is Verdict.EXACT:
-        if higher is None:
-            held = "held at" if guard else "did not move:"
-            return f"{what} {held} {line.figure(one, 'after')}, known exactly"
-        sides = f"{line.figure(one, 'before')} to {line.figure(one, 'after')}"
-        return f"{what} went from {sides}{size}, known exactly"
+        return f"{what} went {moved}, known exactly"
     if one.verdict in CLAIMS and higher is not None:
         if guard and not _better(one):
-            return f"{what} did not hold, {line.sides(one)}{size}"
+            return f"{what} did not hold, {beside}"
         if grade is Grade.CONFIRMED:
-            sides = f"from {line.figure(one, 'before')} to {line.figure(one, 'after')}"
-            return f"{_verb(one, higher)} {what} {sides}{size}"
-        return f"{what} was {_direction(higher)} afterwards, {line.sides(one)}{size}"
+            return f"{_verb(one, higher)} {what} {moved}"
+        return f"{what} was {'higher' if higher else 'lower'} afterwards, {beside}"
     if guard:
-        held = "held" if one.verdict is Verdict.UNCHANGED else "no evidence that"
-        if held == "held":
-            return f"{what} held, {line.sides(one)}{size}"
-        return f"no evidence that {what} moved, {line.sides(one)}{size}"
+        held = f"{what} held" if one.verdict is Verdict.UNCHANGED else f"no evidence that {what} moved"
+        return f"{held}, {beside}"
     hoped = f"is {expected.direction}" if expected is not None else "moved"
-    return f"no evidence that {what} {hoped}, {line.sides(one)}{size}"
+    return f"no evidence that {what} {hoped}, {beside}"
 
 
 def _aside(line: _Line, change: Change, one: Comparison) -> str:
@@ -337,10 +346,6 @@ def _aside(line: _Line, change: Change, one: Comparison) -> str:
 
 def _better(one: Comparison) -> bool:
     return one.verdict is Verdict.IMPROVED and not is_neutral(one)
-
-
-def _direction(higher: bool) -> str:
-    return "higher" if higher else "lower"
 
 
 def _verb(one: Comparison, higher: bool) -> str:
