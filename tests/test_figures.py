@@ -1,5 +1,6 @@
 """The number rules of the wording, and that no number ever becomes a different one."""
 
+import doctest
 import math
 import re
 from datetime import timedelta, timezone
@@ -459,3 +460,8 @@ def test_what_is_compared_is_named_in_words():
     assert figures.what("memory", "max") == "highest memory"
     assert figures.what("incidents", "median", shape="event") == "median incidents duration"
     assert figures.what("latency", "count", shape="distribution") == "latency observations"
+
+
+def test_the_examples_in_the_docstrings_hold():
+    assert doctest.testmod(figures).failed == 0
+    assert doctest.testmod(figures).attempted > 20
