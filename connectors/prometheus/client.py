@@ -13,8 +13,10 @@ from __future__ import annotations
 import re
 import ssl
 import time
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -30,7 +32,7 @@ from requests.auth import AuthBase, HTTPBasicAuth
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 from urllib3.util.retry import Retry
 
-from connectors.prometheus.matrix import MalformedError, Matrix, RefusedError, parse, parse_document
+from connectors.prometheus.matrix import MalformedError, Matrix, RefusedError, TooManyError, parse, parse_document
 from harvester.errors import ConnectorError
 
 ATTEMPTS = 4
@@ -41,6 +43,7 @@ _BUSY = frozenset({408, 429, 502, 503, 504})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CHUNK = 256 * 1024
 _ERROR_BYTES = 64 * 1024
+_LONGEST_TEXT = 400
 _TOO_MUCH = re.compile(
     r"exceeded maximum resolution|too many samples|total query time range exceeds|err-mimir-max|too many points"
     r"|exceeds the limit|query timed out|timeout: ",
@@ -117,6 +120,24 @@ class _Adapter(HTTPAdapter):
         return super().proxy_manager_for(proxy, **options)
 
 
+def _context(ca_file: Path | None, certificate: tuple[Path, Path] | None) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if ca_file is not None:
+        try:
+            context.load_verify_locations(ca_file)
+        except OSError as e:
+            cause = "it holds no certificate" if isinstance(e, ssl.SSLError) else str(e.strerror)
+            raise ConnectorError("read", str(ca_file), cause, hint="is ca_file right?") from e
+    if certificate is not None:
+        try:
+            context.load_cert_chain(*certificate, password=lambda: "")  # an encrypted key fails instead of asking
+        except OSError as e:
+            cause = "no certificate with its unencrypted key" if isinstance(e, ssl.SSLError) else str(e.strerror)
+            target = f"{certificate[0]} and {certificate[1]}"
+            raise ConnectorError("read", target, cause, hint="are certificate_file and key_file right?") from e
+    return context
+
+
 def _same_host(base: str, target: str) -> bool:
     """Tell whether credentials for ``base`` may go to ``target``: same host and port, or its TLS form."""
     ours, theirs = urlsplit(base), urlsplit(target)
@@ -150,15 +171,22 @@ class Client:
         token: SecretStr | None = None,
         basic: tuple[str, SecretStr] | None = None,
         ca_file: Path | None = None,
+        certificate: tuple[Path, Path] | None = None,
         proxy: str | None = None,
         params: Mapping[str, str] | None = None,
         compression: bool = False,
+        most_series: int = 5_000,
     ) -> None:
         self.source = source
         self.url = url.rstrip("/")
         self.params = dict(params or {})
         self.timeout = (min(10.0, timeout_seconds), timeout_seconds)
+        self.most_series = most_series
         self.credentials = bool(token or basic)
+        secrets = [one.get_secret_value() for one in (token, basic[1] if basic else None) if one is not None]
+        if basic is not None:
+            secrets.append(b64encode(f"{basic[0]}:{basic[1].get_secret_value()}".encode()).decode())
+        self._secrets = tuple(secret for secret in secrets if secret)
         session = _Session(self.url)
         session.headers.update(headers or {})
         session.headers["User-Agent"] = "harvester"
@@ -173,15 +201,7 @@ class Client:
             session.auth = _Bearer(token)
         elif basic is not None:
             session.auth = HTTPBasicAuth(basic[0].encode(), basic[1].get_secret_value().encode())
-        context = None
-        if ca_file is not None:
-            try:
-                context = ssl.create_default_context()
-                context.load_verify_locations(ca_file)
-            except OSError as e:
-                raise ConnectorError(
-                    "read", str(ca_file), e.strerror or "it holds no certificate", hint="is ca_file right?"
-                ) from e
+        context = _context(ca_file, certificate) if ca_file or certificate else None
         # Its constructor mounts a retrying adapter over whatever was mounted before, so ours comes after.
         self.api = PrometheusConnect(
             self.url, retry=Retry(0), session=session, timeout=self.timeout,
@@ -218,7 +238,9 @@ class Client:
         }
 
         def read(response: requests.Response) -> Matrix:
-            return parse(self._chunks(response))
+            found = parse(self._chunks(response), self.most_series)
+            warnings, infos = (tuple(map(self._told, said)) for said in (found.warnings, found.infos))
+            return replace(found, warnings=warnings, infos=infos)
 
         answer: Matrix = self._ask("POST", "/api/v1/query_range", fields, target or self.source, read)
         return answer
@@ -227,7 +249,7 @@ class Client:
         """Ask an instant query; return ``data`` as JSON and the warnings."""
         fields = {**self.params, "query": query} | ({} if at is None else {"time": _seconds(at)})
         answer = self._ask("POST", "/api/v1/query", fields, target or self.source, self._document)
-        return answer["data"], answer["warnings"]
+        return answer["data"], tuple(map(self._told, answer["warnings"]))
 
     def get(self, path: str) -> Any:
         """Return ``data`` of a status page as JSON."""
@@ -320,7 +342,11 @@ class Client:
         try:
             yield
         except RefusedError as e:
-            raise _refused(target, str(e)) from None
+            raise self._refused(target, str(e)) from None
+        except TooManyError as e:
+            raise QueryError(
+                "query", target, str(e), hint="aggregate, or raise max_series if so many are wanted"
+            ) from None
         except MalformedError as e:
             text = str(e)
             if "breaks off" in text:
@@ -378,10 +404,10 @@ class Client:
         try:
             parse_document(body)
         except RefusedError as e:
-            said = str(e)
+            said = self._told(str(e))
         except MalformedError:
             pass
-        name = f"{status} {response.reason}".strip()
+        name = self._told(f"{status} {response.reason}")
         if status in (401, 403):
             hint = (
                 "is the token or password right, and may it read this server?" if self.credentials
@@ -389,7 +415,7 @@ class Client:
             )
             return ConnectorError("query", target, f"{where} answers {name}", hint=hint)
         if said and (status in (400, 422) or (status == 503 and _TOO_MUCH.search(said))):
-            return _refused(target, said)
+            return self._refused(target, said)
         if status in _BUSY:
             error = ConnectorError(
                 "query", target, f"{where} answers {said or name}", hint="it is overloaded or restarting", retry=True
@@ -401,15 +427,21 @@ class Client:
                 hint="is url the base address, with its prefix if it has one (/prometheus, /select/0/prometheus)?",
             )
         return ConnectorError(
-            "query", target, f"{where} answers {said or name}", hint="is url right?" if status < 500 else
-            "its own log may say why", retry=status >= 500,
+            "query", target, f"{where} answers {said or name}",
+            hint="is url right?" if status < 500 else "its own log may say why", retry=status >= 500,
         )
 
+    def _refused(self, target: str, said: str) -> QueryError:
+        kind = TooMuchError if _TOO_MUCH.search(said) else QueryError
+        hint = "lower max_points, or ask for less" if kind is TooMuchError else "mend the query in the settings"
+        return kind("query", target, self._told(said), hint=hint)
 
-def _refused(target: str, said: str) -> QueryError:
-    kind = TooMuchError if _TOO_MUCH.search(said) else QueryError
-    hint = "lower max_points, or ask for less" if kind is TooMuchError else "mend the query in the settings"
-    return kind("query", target, said, hint=hint)
+    def _told(self, text: str) -> str:
+        """Return a server's words fit to be shown: on one line, of bearable length, without what we sent in secret."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        text = " ".join(text.split())
+        return text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + " ..."
 
 
 def _seconds(milliseconds: int) -> str:

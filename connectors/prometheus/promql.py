@@ -2,15 +2,17 @@
 The little that must be known of PromQL as text: is it a plain selector, which selectors does it hold, how is it asked.
 
 Nothing here evaluates or rewrites an expression a person wrote; it fills in ``$selector`` and ``$step``, wraps plain
-selectors, and builds the companion queries that tell fresh samples from carried ones.
+selectors, and builds the queries that tell fresh samples from repeated ones.
 
 Source: https://prometheus.io/docs/prometheus/latest/querying/basics/
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 LOOKBACK_SECONDS = 300
 """How long an instant selector goes on with a series' last sample when no staleness marker ends it (the default)."""
@@ -24,6 +26,14 @@ _GROUPING = frozenset({"by", "without", "on", "ignoring", "group_left", "group_r
 _AGGREGATORS = (
     "sum|min|max|avg|group|stddev|stdvar|count|count_values|bottomk|topk|quantile|limitk|limit_ratio"
 )
+_UNSOURCED = frozenset(
+    {
+        "vector", "scalar", "absent", "absent_over_time", "time", "pi", "hour", "minute", "month", "year",
+        "day_of_week", "day_of_month", "day_of_year", "days_in_month",
+    }
+)
+"""Functions that may yield where no selector has samples."""
+_DURATIONS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 31_536_000}
 _WORD = re.compile(rf"{_AGGREGATORS}|bool|and|or|unless|atan2|inf|nan", re.IGNORECASE)
 
 
@@ -48,36 +58,107 @@ def name_of(selector: str) -> str:
     return (found[1] or "") if found else ""
 
 
-def selectors(expression: str) -> tuple[str, ...] | None:
+def is_single(expression: str) -> bool:
     """
-    Return the selectors an expression holds, without their ranges, each once.
+    Tell whether an expression yields one series at most, because it aggregates everything away.
 
-    None where ``offset``, ``@`` or a subquery make the samples it reads lie elsewhere than at the evaluated instant.
+    >>> is_single("sum(increase(x[1m]))"), is_single("sum by (le) (x)"), is_single("increase(x[1m])")
+    (True, False, False)
+    """
+    words = {token.lower() for token in _TOKEN.findall(expression)}
+    aggregates = re.match(r"\s*(?:sum|min|max|avg|count)\s*\(", expression) is not None
+    return aggregates and not words & {"by", "without", "or"}
 
-    >>> selectors('sum by (le) (rate(x_bucket{job="a"}[5m])) / ignoring (le) group_left () y or vector(0)')
-    ('x_bucket{job="a"}', 'y')
-    >>> selectors("x offset 1h") is None
-    True
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """
+    One selector of an expression.
+
+    Attributes:
+        selector: Without range and offset: ``x{job="a"}``.
+        offset: ``"offset 1h"``, or ``""``.
+        seconds: How far back it looks for samples: its range, or the lookback.
+    """
+
+    selector: str
+    offset: str
+    seconds: float
+
+
+def sources(expression: str) -> tuple[Source, ...] | None:
+    """
+    Return the selectors an expression reads, each once.
+
+    None where ``@`` or a shifted subquery make the samples it reads lie elsewhere than around the evaluated instant.
+
+    >>> [one.selector for one in sources('sum by (le) (rate(x_bucket{job="a"}[5m])) / ignoring (le) group_left () y')]
+    ['x_bucket{job="a"}', 'y']
+    >>> sources("x offset 1h")
+    (Source(selector='x', offset='offset 1h', seconds=300),)
     """
     tokens = [one for one in _TOKEN.findall(expression) if not one.isspace() and not one.startswith("#")]
-    found: dict[str, None] = {}
+    found: dict[Source, None] = {}
     index = 0
+
+    def peek(ahead: int = 0) -> str:
+        return tokens[index + ahead] if index + ahead < len(tokens) else ""
+
     while index < len(tokens):
-        token, following = tokens[index], tokens[index + 1] if index + 1 < len(tokens) else ""
+        token = tokens[index]
         index += 1
-        if token in ("offset", "@") or (token.startswith("[") and ":" in token):
-            return None
+        if token.lower() in ("@", "offset"):
+            return None  # one that belongs to a selector was read with it
         if token.lower() in _GROUPING:
-            if following == "(":
+            if peek() == "(":
                 index = tokens.index(")", index) + 1 if ")" in tokens[index:] else len(tokens)
-        elif token.startswith("{"):
-            found[token] = None
-        elif re.fullmatch(_NAME, token) and not _WORD.fullmatch(token) and following != "(":
-            if following.startswith("{"):
-                token += following
+        elif token.startswith("{") or (re.fullmatch(_NAME, token) and not _WORD.fullmatch(token) and peek() != "("):
+            if not token.startswith("{") and peek().startswith("{"):
+                token += peek()
                 index += 1
-            found[token] = None
+            seconds: float = LOOKBACK_SECONDS
+            if peek().startswith("[") and ":" not in peek():
+                seconds = duration_seconds(peek()[1:-1])
+                index += 1
+            offset = ""
+            if peek().lower() == "offset":
+                words = 3 if peek(1) == "-" else 2
+                offset = "offset " + "".join(tokens[index + 1 : index + words])
+                index += words
+            found[Source(token, offset, seconds)] = None
     return tuple(found)
+
+
+def outlived_seconds(expression: str) -> float:
+    """
+    Return for how long an expression goes on yielding after the samples it rests on have ended.
+
+    An instant selector: the lookback. A range: its length. Infinity where something speaks without samples
+    (``vector(0)``, ``time()``, ``absent``), where a subquery remembers, or where it cannot be told.
+
+    >>> outlived_seconds("sum(rate(x[10m])) + sum(y)"), outlived_seconds("sum(x) or vector(0)")
+    (600, inf)
+    """
+    read = sources(expression)
+    without_samples = any(
+        token.lower() in _UNSOURCED or (token.startswith("[") and ":" in token) for token in _TOKEN.findall(expression)
+    )
+    if not read or without_samples:
+        return math.inf
+    return max(one.seconds for one in read)
+
+
+def duration_seconds(text: str) -> float:
+    """
+    Return a PromQL duration in seconds; infinity where it is none that is known here.
+
+    >>> duration_seconds("1h30m"), duration_seconds("59999ms")
+    (5400, 59.999)
+    """
+    if not re.fullmatch(r"\s*(?:\d+(?:ms|[smhdwy]))+\s*", text):
+        return math.inf
+    seconds = sum(int(number) * _DURATIONS[unit] for number, unit in re.findall(r"(\d+)(ms|[smhdwy])", text))
+    return seconds if "ms" not in text else round(seconds, 3)
 
 
 def matchers(labels: Iterable[tuple[str, str]]) -> str:
@@ -124,24 +205,55 @@ def summed(template: str, by: Sequence[str] = ()) -> str:
     return f"sum{grouping}(increase({template.strip()}[$step]))"
 
 
-def fresh_queries(expression: str, step_seconds: int) -> tuple[str, ...]:
+def current(selector: str, step_seconds: int) -> str:
     """
-    Return the queries that tell which results of an instant query rest on samples younger than a step.
+    Return the query that reads a plain selector's samples without repeating any past its step.
 
     An instant selector repeats a series' last sample for five minutes when nothing marks its end: while Prometheus
-    itself was down, in backfilled blocks, for exporters that set their own timestamps. Of a plain selector the one
-    query returned yields the series that only repeat (mostly nothing at all); of an expression each query yields a
-    sample wherever one of its selectors had a fresh one. Empty where steps are longer than the lookback, where no
-    selector reads, or where the expression reads other instants than those asked for.
+    itself was down, in backfilled blocks, for exporters that set their own timestamps.
 
-    >>> fresh_queries("up", 60)
-    ('(up) unless count_over_time(up[59999ms])',)
+    >>> current("up", 60), current("up", 300)
+    ('last_over_time(up[59999ms])', 'up')
     """
     if step_seconds >= LOOKBACK_SECONDS:
+        return selector
+    return f"last_over_time({selector.strip()}[{_width(step_seconds)}])"
+
+
+def fresh_queries(expression: str, step_seconds: int) -> tuple[str, ...] | None:
+    """
+    Return the queries that yield a sample wherever a selector of an expression had one within the step.
+
+    Empty where the expression ends with its samples anyway; None where it cannot be told what it rests on.
+
+    >>> fresh_queries("sum(up) or vector(0)", 60)
+    ('count(count_over_time(up[59999ms]))',)
+    >>> fresh_queries("sum(increase(x[1m]))", 60), fresh_queries("time()", 60)
+    ((), None)
+    """
+    if outlived_seconds(expression) <= step_seconds:
         return ()
+    read = sources(expression)
+    if not read:
+        return None
+    return _sampled(read, _width(step_seconds))
+
+
+def seen_query(expression: str, step_seconds: int) -> str:
+    """
+    Return the query that yields a sample for each interval in which a selector of an expression had any, or ``""``.
+
+    >>> seen_query("sum(increase(x[1m])) + sum(increase(y[1m]))", 60)
+    'count(count_over_time(x[60s])) or count(count_over_time(y[60s]))'
+    """
+    return " or ".join(_sampled(sources(expression) or (), f"{step_seconds}s"))
+
+
+def _sampled(read: Iterable[Source], width: str) -> tuple[str, ...]:
+    asked = (f"count(count_over_time({one.selector}[{width}]{one.offset and ' ' + one.offset}))" for one in read)
+    return tuple(dict.fromkeys(asked))
+
+
+def _width(step_seconds: int) -> str:
     # A millisecond less than the step: up to Prometheus 2 both ends of a range count, and the step before has its own.
-    width = f"{step_seconds * 1000 - 1}ms"
-    if is_plain(expression):
-        one = expression.strip()
-        return (f"({one}) unless count_over_time({one}[{width}])",)
-    return tuple(f"count(count_over_time({one}[{width}]))" for one in selectors(expression) or ())
+    return f"{step_seconds * 1000 - 1}ms"

@@ -33,8 +33,13 @@ from harvester.readings import (
 if TYPE_CHECKING:
     from harvester.readings import Booleans, Float64s, Int64s
 
+BORN_NOISE = 0.01
+"""What new series stand at may be this share of an interval's number before the interval counts as incomplete."""
+
 NOISE = 1e-3
 """A bucket's count may fall below the one inside it by this share of all: extrapolation, not disagreement."""
+
+_NO_INSTANTS: Int64s = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +67,20 @@ class Answers:
         value: The level, numerator, counter or buckets.
         other: The denominator, or the buckets' sum; None where there is none.
         proof: The proof query's answer, or None.
-        stale: Of a plain selector: the samples that only repeat an earlier one. None where not asked.
-        fresh: Of an expression: for each selector, where it had a fresh sample. Empty where not asked.
-        proof_stale: As ``stale``, of the proof.
-        proof_fresh: As ``fresh``, of the proof.
+        fresh: For each selector of the value, where it had a sample within the step. Empty where the value ends with
+            its samples by itself; None where nothing tells what it rests on, so that it proves nothing.
+        proof_fresh: The same for the proof.
+        born: Of a count: what the series that are new at each interval's end stand at.
+        seen: Of a count: where the counter had samples at all. None where that cannot be told, so that nothing is 0.
     """
 
     value: Matrix
     other: Matrix | None = None
     proof: Matrix | None = None
-    stale: Matrix | None = None
-    fresh: tuple[Matrix, ...] = ()
-    proof_stale: Matrix | None = None
-    proof_fresh: tuple[Matrix, ...] = ()
+    fresh: tuple[Matrix, ...] | None = ()
+    proof_fresh: tuple[Matrix, ...] | None = ()
+    born: Matrix | None = None
+    seen: Matrix | None = None
 
 
 @dataclass
@@ -119,26 +125,23 @@ class AmbiguousError(ValueError):
 
 def level(target: Target, answers: Answers, part: Slice) -> Reduced:
     """
-    Return the samples of every series; a sample proves the step it opens.
+    Return the samples of every series; a sample proves the step it opens, and those up to the next in its rhythm.
 
     NaN is what a division by nothing gives: it is no sample and proves nothing. A value the server only carried on
     from an earlier sample is none either.
     """
     step, done = target.metric.step, Reduced()
-    proven = _proof_instants(target, answers, step)
-    shared = _aggregate_fresh(answers.fresh)
-    stale = _by_identity(target, answers.stale) if answers.stale is not None else {}
+    proven = _proof_instants(answers, step)
     for labels, one in _by_identity(target, answers.value).items():
         keep = ~np.isnan(one.value) & (one.at >= part.low) & (one.at < part.high)
-        repeated = stale.get(labels)
-        if repeated is not None:
-            keep &= ~_outdated(one.at, ~np.isin(one.at, repeated.at), step)
-        keep &= _within_fresh(one.at, shared, step)
+        keep &= _within_fresh(one.at, answers.fresh, step)
         at = one.at[keep]
         if len(at):
             done.readings.append(Level(Series(target.source, target.metric, labels), at, one.value[keep]))
-            done.coverage.append(Coverage(target.metric.name, _spans(at, step) & part.window, labels))
-    _cover_by_proof(target, done, _spans(proven, step) & part.window)
+            if answers.fresh is not None:
+                covered = _spans(_filled(at, step), step) & part.window
+                done.coverage.append(Coverage(target.metric.name, covered, labels))
+    _cover_by_proof(target, done, proven, part.window)
     return done
 
 
@@ -146,31 +149,59 @@ def counts(target: Target, answers: Answers, part: Slice) -> Reduced:
     """
     Return the increases of every series.
 
-    Where the proof holds and silence means zero, an interval without an increase is 0; without proof it is unknown.
+    Where the proof holds, silence means zero and the counter had no samples, an interval without an increase is 0;
+    without proof it is unknown. An interval whose end found new series is no proof if what they stand at, which
+    ``increase`` may miss, is more than a hundredth of what it counted.
     """
     metric, step, done = target.metric, target.metric.step, Reduced()
-    proven = _proof_intervals(target, answers, step)
-    held = proven[(proven >= part.low) & (proven < part.high)]
+    held = _proof_intervals(answers, step)
+    held = held[(held >= part.low) & (held < part.high)]
+    born = _by_identity(target, answers.born) if answers.born is not None else {}
+    seen = _by_identity(target, answers.seen) if answers.seen is not None else {}
     found = _by_identity(target, answers.value)
-    if not found and len(held) and not target.grouped:
-        found = {target.labels: Samples({}, np.empty(0, dtype=np.int64), np.empty(0))}
-    for labels, one in found.items():
-        at, number = one.at - step, one.value
-        good = ~np.isnan(number) & _within_fresh(one.at, _aggregate_fresh(answers.fresh), step)
-        at, number = at[good], number[good]
-        covered = _spans(_unbroken(at, step), step)
-        if metric.silence is Silence.ZERO and len(held):
-            silent = held[~np.isin(held, at)]
+    named = dict.fromkeys([*found, *seen, *born])
+    if len(held) and answers.seen is not None and not target.grouped:
+        named.setdefault(target.labels)
+    doubtful: dict[Labels, Int64s] = {}
+    starved = 0
+    for labels in named:
+        one = found.get(labels, Samples({}, _NO_INSTANTS, np.empty(0)))
+        good = ~np.isnan(one.value) & _within_fresh(one.at, answers.fresh, step)
+        at, number = one.at[good] - step, one.value[good]
+        missed = _missed(at, number, born.get(labels), step)
+        # An expression's own samples are told without labels.
+        sampled = [seen[one].at - step for one in {labels, target.labels} if one in seen]
+        present = np.concatenate([_NO_INSTANTS, *sampled])
+        doubtful[labels] = np.union1d(missed, np.setdiff1d(present, at))
+        covered = _spans(np.setdiff1d(_unbroken(at, step), missed), step) & _whole(part)
+        if answers.seen is not None:
+            silent = np.setdiff1d(held, np.union1d(at, doubtful[labels]))
+            starved += len(np.intersect1d(held, np.setdiff1d(present, at)))
             order = np.argsort(np.concatenate([at, silent]), kind="stable")
             at = np.concatenate([at, silent])[order]
             number = np.concatenate([number, np.zeros(len(silent))])[order]
         inside = (at >= part.low) & (at < part.high)
         if inside.any():
             done.readings.append(Counts(Series(target.source, metric, labels), at[inside], number[inside]))
-        if covered := covered & _whole(part):
+        if covered and answers.fresh is not None:
             done.coverage.append(Coverage(metric.name, covered, labels))
-    _cover_by_proof(target, done, _spans(held, step), found)
+    if starved > 2:
+        done.notes.append(
+            f"{metric.name}: {starved} intervals with samples have no increase and are unknown; "
+            f"is step_seconds ({metric.step_seconds}) at least twice the scrape interval?"
+        )
+    if answers.seen is not None or metric.silence is not Silence.ZERO:
+        _cover_by_proof(target, done, held, _whole(part), doubtful)
     return done
+
+
+def _missed(at: Int64s, number: Float64s, born: Samples | None, step: int) -> Int64s:
+    """Return the starts of the intervals whose new series may have counted more than noise before they were seen."""
+    if born is None:
+        return _NO_INSTANTS
+    start = born.at - step
+    missed: Int64s = start[born.value > BORN_NOISE * _aligned(start, at, number, 0.0)]
+    return missed
 
 
 def ratio(target: Target, answers: Answers, part: Slice) -> Reduced:
@@ -180,13 +211,11 @@ def ratio(target: Target, answers: Answers, part: Slice) -> Reduced:
     A numerator that is absent where the denominator is there is 0; without a denominator nothing is known.
     """
     metric, step, done = target.metric, target.metric.step, Reduced()
-    proven = _proof_intervals(target, answers, step)
-    held = proven[(proven >= part.low) & (proven < part.high)]
+    held = _proof_intervals(answers, step)
     numerators = _by_identity(target, answers.value)
-    shared = _aggregate_fresh(answers.fresh)
     denominators = _by_identity(target, answers.other) if answers.other is not None else {}
     for labels, below in denominators.items():
-        good = ~np.isnan(below.value) & _within_fresh(below.at, shared, step)
+        good = ~np.isnan(below.value) & _within_fresh(below.at, answers.fresh, step)
         at, denominator = below.at[good] - step, below.value[good]
         numerator = np.zeros(len(at))
         above = numerators.get(labels)
@@ -198,7 +227,8 @@ def ratio(target: Target, answers: Answers, part: Slice) -> Reduced:
         if inside.any():
             series = Series(target.source, metric, labels)
             done.readings.append(Ratio(series, at[inside], numerator[inside], denominator[inside]))
-        if covered := _spans(_unbroken(at, step), step) & _whole(part):
+        covered = _spans(_unbroken(at, step), step) & _whole(part)
+        if covered and answers.fresh is not None:
             done.coverage.append(Coverage(metric.name, covered, labels))
     orphans = [labels for labels in numerators if labels not in denominators]
     if orphans:
@@ -206,7 +236,7 @@ def ratio(target: Target, answers: Answers, part: Slice) -> Reduced:
             f"{metric.name}: {len(orphans)} series of the numerator have no denominator and were left out "
             f"(first {Series(target.source, metric, orphans[0])}); do both keep the same labels?"
         )
-    _cover_by_proof(target, done, _spans(held, step))
+    _cover_by_proof(target, done, held, _whole(part))
     return done
 
 
@@ -218,9 +248,7 @@ def distribution(target: Target, answers: Answers, part: Slice) -> Reduced:
     during a rolling deploy that changes them, belong to neither and are left out.
     """
     metric, step, done = target.metric, target.metric.step, Reduced()
-    proven = _proof_intervals(target, answers, step)
-    held = proven[(proven >= part.low) & (proven < part.high)]
-    shared = _aggregate_fresh(answers.fresh)
+    held = _proof_intervals(answers, step)
     sums = _by_identity(target, answers.other) if answers.other is not None else {}
     families: dict[Labels, dict[float, list[Samples]]] = defaultdict(lambda: defaultdict(list))
     unlabelled = 0
@@ -239,7 +267,7 @@ def distribution(target: Target, answers: Answers, part: Slice) -> Reduced:
         for layout, rows in _layouts(bounds, cumulative, done.notes, f"{metric.name}"):
             finite = bounds[layout][:-1]
             counted, sound = _decumulated(cumulative[np.ix_(rows, layout)])
-            sound &= _within_fresh(ends[rows], shared, step)
+            sound &= _within_fresh(ends[rows], answers.fresh, step)
             if not sound.all():
                 done.notes.append(
                     f"{metric.name}: {int((~sound).sum())} intervals were left out: their buckets contradict each other"
@@ -257,11 +285,11 @@ def distribution(target: Target, answers: Answers, part: Slice) -> Reduced:
             unknown = np.full(len(at), np.nan)
             series = Series(target.source, replace(metric, bounds=tuple(finite.tolist())), labels)
             done.readings.append(Distribution(series, at, counted, total, unknown, unknown))
-        if kept_at and (
-            covered := _spans(_unbroken(np.sort(np.concatenate(kept_at)), step), step) & _whole(part)
-        ):
+        whole = _unbroken(np.sort(np.concatenate([_NO_INSTANTS, *kept_at])), step)
+        covered = _spans(whole, step) & _whole(part)
+        if covered and answers.fresh is not None:
             done.coverage.append(Coverage(metric.name, covered, labels))
-    _cover_by_proof(target, done, _spans(held, step))
+    _cover_by_proof(target, done, held, _whole(part))
     return done
 
 
@@ -330,63 +358,75 @@ def _decumulated(cumulative: Float64s) -> tuple[Float64s, Booleans]:
 # -- proof ------------------------------------------------------------------------------------------------------------
 
 
-def _proof_instants(target: Target, answers: Answers, step: int) -> Int64s:
+def _proof_instants(answers: Answers, step: int) -> Int64s:
     """
     Return the instants at which the proof holds: every series of it has a fresh sample that is not 0.
 
     ``up`` is 0 where a scrape failed: the server was there, the target's numbers were not.
     """
-    if answers.proof is None or not answers.proof.series:
-        return np.empty(0, dtype=np.int64)
-    bare = replace(target, labels=())
-    stale = _by_identity(bare, answers.proof_stale) if answers.proof_stale is not None else {}
-    shared = _aggregate_fresh(answers.proof_fresh)
+    if answers.proof is None or not answers.proof.series or answers.proof_fresh is None:
+        return _NO_INSTANTS
     good: list[Int64s] = []
     bad: list[Int64s] = []
-    for labels, one in _by_identity(bare, answers.proof).items():
-        keep = ~np.isnan(one.value) & (one.value != 0)
-        if labels in stale:
-            keep &= ~_outdated(one.at, ~np.isin(one.at, stale[labels].at), step)
-        keep &= _within_fresh(one.at, shared, step)
-        good.append(one.at[keep])
-        bad.append(one.at[~keep])
+    for one in answers.proof.series:
+        holds = ~np.isnan(one.value) & (one.value != 0)
+        good.append(_filled(one.at[holds & _within_fresh(one.at, answers.proof_fresh, step)], step))
+        bad.append(one.at[~holds])
     return np.setdiff1d(np.concatenate(good), np.concatenate(bad))
 
 
-def _proof_intervals(target: Target, answers: Answers, step: int) -> Int64s:
+def _proof_intervals(answers: Answers, step: int) -> Int64s:
     """Return the starts of the intervals at both ends of which the proof holds."""
-    at = _proof_instants(target, answers, step)
+    at = _proof_instants(answers, step)
     return at[np.isin(at + step, at)]
 
 
 def _cover_by_proof(
-    target: Target, done: Reduced, window: Window, known: Mapping[Labels, object] | None = None
+    target: Target, done: Reduced, proven: Int64s, window: Window, doubtful: Mapping[Labels, Int64s] | None = None
 ) -> None:
     """Add what the proof covers: every series of the metric, or those of the one subject it was asked for."""
-    if not window:
-        return
+    step, doubtful = target.metric.step, doubtful or {}
     if not target.templated:
-        done.coverage.append(Coverage(target.metric.name, window, None))
+        sure = np.setdiff1d(proven, np.concatenate([_NO_INSTANTS, *doubtful.values()]))
+        if covered := _spans(sure, step) & window:
+            done.coverage.append(Coverage(target.metric.name, covered, None))
         return
-    for labels in dict.fromkeys([target.labels, *(one.series.labels for one in done.readings), *(known or ())]):
-        done.coverage.append(Coverage(target.metric.name, window, labels))
+    for labels in dict.fromkeys([target.labels, *(one.series.labels for one in done.readings), *doubtful]):
+        sure = np.setdiff1d(proven, doubtful.get(labels, _NO_INSTANTS))
+        if covered := _spans(sure, step) & window:
+            done.coverage.append(Coverage(target.metric.name, covered, labels))
 
 
-def _aggregate_fresh(fresh: Sequence[Matrix]) -> tuple[Int64s, ...] | None:
-    """Return, for each selector that appeared at all, where it was fresh; empty if none did; None if not asked."""
+def _within_fresh(at: Int64s, fresh: Sequence[Matrix] | None, step: int) -> Booleans:
+    """
+    Tell at which instants every selector that ever appeared rested on fresh samples; where none ever did, at none.
+
+    Where that was not asked, or cannot be told, at all of them.
+    """
     if not fresh:
-        return None
-    return tuple(one.series[0].at for one in fresh if one.series)
-
-
-def _within_fresh(at: Int64s, fresh: tuple[Int64s, ...] | None, step: int) -> Booleans:
-    """Tell for which instants every selector rested on fresh samples; where none ever appeared, for none."""
-    if fresh is None:
         return np.ones(len(at), dtype=np.bool_)
-    good = np.full(len(at), bool(fresh))
-    for one in fresh:
+    appeared = [one.series[0].at for one in fresh if one.series]
+    good = np.full(len(at), bool(appeared))
+    for one in appeared:
         good &= ~_outdated(at, np.isin(at, one), step)
     return good
+
+
+def _filled(at: Int64s, step: int) -> Int64s:
+    """
+    Return the instants of the grid that samples account for: their own, and those up to the next in their rhythm.
+
+    A source scraped every five steps is sampled at every fifth and has no gap before the fifth is missing.
+    """
+    rhythm = _rhythm(at, step)
+    if rhythm <= step:
+        return at
+    return np.unique(at[:, np.newaxis] + np.arange(0, rhythm, step))
+
+
+def _rhythm(at: Int64s, step: int) -> int:
+    """Return the usual distance of samples in whole steps, as milliseconds; one step where too few tell."""
+    return max(step, int(np.median(np.diff(at))) // step * step) if len(at) > 2 else step
 
 
 def _outdated(at: Int64s, fresh: Booleans, step: int) -> Booleans:
@@ -397,8 +437,7 @@ def _outdated(at: Int64s, fresh: Booleans, step: int) -> Booleans:
     """
     if fresh.all():
         return ~fresh
-    times = at[fresh]
-    rhythm = max(step, int(np.median(np.diff(times)))) if len(times) > 2 else step
+    rhythm = _rhythm(at[fresh], step)
     last = np.maximum.accumulate(np.where(fresh, at, at[0] - step))
     outdated: Booleans = ~fresh & (at - last > rhythm - step)
     return outdated
