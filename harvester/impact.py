@@ -33,6 +33,9 @@ MOST_AFTER = 28
 MARGIN = 0.05
 """A value whose interval stays within this share of no change is called unchanged, unless a guard names another."""
 
+LEAST_REPLICATION = 7
+"""Days of each of the two windows that may confirm one another."""
+
 FREEZE_PATIENCE = DAY
 """How long a freeze waits for a source that does not answer before it takes what is there."""
 
@@ -193,7 +196,11 @@ def _collected_since(store: Store, settings: Settings, target: int, told: int) -
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """The before and the after window of a change, and the whole days both have; history lies before ``before``."""
+    """
+    The before and the after window of a change, and the whole days of the after window.
+
+    ``before`` ends when the change went live; history lies before it.
+    """
 
     before: Window
     after: Window
@@ -239,7 +246,7 @@ def compare(
     from harvester.differ.compare import Evidence, Onset, diff
 
     windows = windows or windows_of(change, now)
-    at = windows.after.start
+    at = windows.before.end
     whole = Window.of(windows.before.start - HISTORY, windows.after.end)
     frozen = _frozen_copy(store, change, at)
     owned = [(subject, one) for subject, one in series_of(store, subjects_of(change, settings))]
@@ -273,11 +280,36 @@ def compare(
                     margin=guard if guard is not None else MARGIN,
                     # What was named beforehand is one question about one instant; what is found by looking is one of
                     # many, and only the plain step's tail is right for those.
-                    onset=Onset.AVERAGED if mode is Mode.CONFIRMATORY else Onset.STEP,
+                    onset=Onset.AVERAGED if statistic in expected else Onset.STEP,
                     looks=True,
                 )
             )
     return sorted(results, key=_interest)
+
+
+def replications(
+    store: Store, settings: Settings, change: Change, now: int
+) -> list[tuple[Comparison, Comparison]]:
+    """
+    Return the metrics something was expected of over two disjoint windows since the change, a week or more each.
+
+    Both stand against the same before-window. Empty until two weeks have passed.
+    """
+    days = windows_of(change, now).days // 2
+    metrics = tuple(dict.fromkeys(one.metric for one in change.expect))
+    if days < LEAST_REPLICATION or change.shipped is None or not metrics:
+        return []
+    at, middle = change.shipped, change.shipped + days * DAY
+    before = Window.of(at - days * DAY, at)
+    earlier, later = (
+        compare(store, settings, change, now, windows=Windows(before, after, days), metrics=metrics)
+        for after in (Window.of(at, middle), Window.of(middle, middle + days * DAY))
+    )
+    by_question = {(one.subject, one.source, one.metric, one.labels, one.statistic): one for one in earlier}
+    pairs = [
+        (by_question.get((one.subject, one.source, one.metric, one.labels, one.statistic)), one) for one in later
+    ]
+    return [(first, second) for first, second in pairs if first is not None]
 
 
 def _held(change: Change, subject: str, metric: str, statistic: str) -> float | None:
@@ -380,12 +412,17 @@ def candidates(store: Store) -> list[Candidate]:
     return [Candidate.from_json(data) for data in store.list("candidate")]
 
 
-def propose(store: Store, settings: Settings, change: Change, now: int, found: Sequence[Comparison]) -> list[Candidate]:
+def propose(
+    store: Store, settings: Settings, change: Change, now: int, found: Sequence[Comparison]
+) -> list[Candidate]:
     """Turn comparisons of one change into candidates and keep them; return them, the strongest first."""
     from harvester.candidates.propose import propose as propose_from
 
     kept = candidates(store)
-    proposed = propose_from(change, found, causes=causes(store, change, now), now=now, existing=kept)
+    again = replications(store, settings, change, now) if any(one.mode is Mode.CONFIRMATORY for one in found) else []
+    proposed = propose_from(
+        change, found, causes=causes(store, change, now), now=now, existing=kept, replications=again
+    )
     before = {one.id: one for one in kept}
     for one in proposed:
         if before.get(one.id) != one:
@@ -437,7 +474,7 @@ def causes(store: Store, change: Change, now: int) -> list[Cause]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def picture(store: Store, settings: Settings, comparison: Comparison, title: str = "") -> str | None:
+def picture(store: Store, comparison: Comparison, title: str = "") -> str | None:
     """Return the before/after picture of a comparison as SVG, or None where nothing is held of its series."""
     import numpy as np
 

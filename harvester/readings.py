@@ -149,7 +149,8 @@ class Window:
         import numpy as np
 
         edges = np.array([edge for span in self.spans for edge in span], dtype=np.int64)
-        return np.searchsorted(edges, at, side="right") % 2 == 1
+        inside: Booleans = np.searchsorted(edges, at, side="right") % 2 == 1
+        return inside
 
     def contains_interval(self, at: Int64s, length: int) -> Booleans:
         """Return, for each interval ``[at, at + length)``, whether it lies wholly inside one span; shape (n,)."""
@@ -158,7 +159,8 @@ class Window:
         edges = np.array([edge for span in self.spans for edge in span], dtype=np.int64)
         first = np.searchsorted(edges, at, side="right")
         last = np.searchsorted(edges, at + length, side="left")
-        return (first % 2 == 1) & (first == last)
+        inside: Booleans = (first % 2 == 1) & (first == last)
+        return inside
 
     def split(self, length: int) -> Iterator[Window]:
         """Yield consecutive windows of one span, each at most ``length`` milliseconds, in order."""

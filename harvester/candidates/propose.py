@@ -63,7 +63,7 @@ def propose(
     causes: Sequence[Cause] = (),
     now: int,
     existing: Sequence[Candidate] = (),
-    replications: Sequence[Comparison] = (),
+    replications: Sequence[tuple[Comparison, Comparison]] = (),
 ) -> list[Candidate]:
     """
     Return the candidates of one change, the strongest first, those already decided among them.
@@ -76,7 +76,7 @@ def propose(
         existing: What is kept already. An accepted or edited candidate keeps its sentence, its figures and its
             headline for ever; how its series compares now stands beside it as ``latest``. A dismissed one is not
             returned, and neither of the two is ever proposed again under another headline.
-        replications: The same series over later windows, which may confirm a claim.
+        replications: The same series over two disjoint windows, the earlier one first, which may confirm a claim.
     """
     mine = [one for one in existing if one.change == change.name]
     told = _tell(change, found, replications)
@@ -165,7 +165,9 @@ class _Told:
         return Grade.CONFIRMED if self.replicated else Grade.EXPECTED
 
 
-def _tell(change: Change, found: Sequence[Comparison], replications: Sequence[Comparison]) -> list[_Told]:
+def _tell(
+    change: Change, found: Sequence[Comparison], replications: Sequence[tuple[Comparison, Comparison]]
+) -> list[_Told]:
     from harvester.differ.compare import benjamini_hochberg
 
     searched = [one for one in found if one.mode is not Mode.CONFIRMATORY]
@@ -180,7 +182,7 @@ def _tell(change: Change, found: Sequence[Comparison], replications: Sequence[Co
         kind = _kind(one, expected, good, not pays or one.id in survivors)
         if kind not in (_Kind.CLAIM, _Kind.DOUBT):
             good = 0  # a wobble inside the noise speaks for nothing
-        again = kind in (_Kind.CLAIM, _Kind.HELD) and any(_replicates(one, later) for later in replications)
+        again = kind in (_Kind.CLAIM, _Kind.HELD) and any(_replicates(one, *pair) for pair in replications)
         told.append(_Told(one, kind, good, again, expected, tested if pays and one.p is not None else 0))
     return told
 
@@ -239,15 +241,15 @@ def _size(one: Comparison) -> float:
     return abs(math.log(effect.ratio)) if effect.ratio else 0.0
 
 
-def _replicates(one: Comparison, later: Comparison) -> bool:
-    """Tell whether a later, disjoint window of at least a week shows the same, its interval excluding no change."""
-    if _key(one) != _key(later) or later.after.start < one.after.end:
+def _replicates(one: Comparison, earlier: Comparison, later: Comparison) -> bool:
+    """Tell whether what was said of an earlier window holds in a later, disjoint one of a week or more."""
+    if not _key(one) == _key(earlier) == _key(later) or later.after.start < earlier.after.end:
         return False
-    if later.after.end - later.after.start < _WEEK:
+    if later.after.end - later.after.start < _WEEK or not one.verdict is earlier.verdict is later.verdict:
         return False
     if one.verdict not in CLAIMS:
-        return later.verdict is one.verdict
-    return later.verdict is one.verdict and word.rose(later) == word.rose(one) and _agrees(later)
+        return True
+    return word.rose(one) == word.rose(earlier) == word.rose(later) and _agrees(earlier) and _agrees(later)
 
 
 def _key(one: Comparison) -> tuple[object, ...]:

@@ -55,7 +55,7 @@ def test_a_named_effect_that_came_is_expected_and_a_later_window_confirms_it():
     assert (one.grade, one.verdict, one.status) == (Grade.EXPECTED, "improved", Status.PROPOSED)
     assert "read_once" in codes(one)
     later = latency(start=LIVE + 14 * DAY, after=0.15)
-    (one,) = propose(change(), [latency()], now=NOW, replications=[later])
+    (one,) = propose(change(), [latency()], now=NOW, replications=[(latency(), later)])
     assert one.grade is Grade.CONFIRMED
     assert "read_once" not in codes(one)
 
@@ -72,7 +72,14 @@ def test_a_named_effect_that_came_is_expected_and_a_later_window_confirms_it():
     ids=["shorter than a week", "overlapping", "unclear", "the other way", "another statistic"],
 )
 def test_a_window_that_is_short_overlapping_or_says_otherwise_confirms_nothing(later):
-    (one,) = propose(change(), [latency()], now=NOW, replications=[later])
+    (one,) = propose(change(), [latency()], now=NOW, replications=[(latency(), later)])
+    assert one.grade is Grade.EXPECTED
+
+
+def test_a_later_window_confirms_nothing_that_the_earlier_one_did_not_show():
+    later = latency(start=LIVE + 14 * DAY)
+    earlier = latency(verdict="unclear", high=1.1)
+    (one,) = propose(change(), [latency()], now=NOW, replications=[(earlier, later)])
     assert one.grade is Grade.EXPECTED
 
 

@@ -41,7 +41,7 @@ def candidate(*found, of: Change | None = None, **more) -> Candidate:
 
 def confirmed(one, of: Change) -> Candidate:
     later = replace(one, after=replace(one.after, start=one.after.end, end=one.after.end + 14 * DAY))
-    return candidate(one, of=of, replications=[later])
+    return candidate(one, of=of, replications=[(one, later)])
 
 
 # ---- the verb
@@ -104,7 +104,7 @@ def test_only_what_was_named_and_seen_twice_has_an_active_verb(one, expect, text
 def test_what_was_found_by_looking_never_has_an_active_verb():
     one = latency(mode="exploratory")
     later = latency(start=LIVE + 14 * DAY)
-    found = candidate(one, of=change("memory mean lower"), replications=[later])
+    found = candidate(one, of=change("memory mean lower"), replications=[(one, later)])
     assert "was lower afterwards" in found.sentence
     assert "reduced" not in found.sentence
 
