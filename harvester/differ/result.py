@@ -98,6 +98,22 @@ class Effect:
 
 
 @dataclass(frozen=True, slots=True)
+class UnderBound:
+    """
+    The exact figure beside a bucketed quantile: which share of observations lay at or under a bound.
+
+    Attributes:
+        bound: One of the histogram's own bounds, in the metric's unit.
+        before: Share before, 0 to 1.
+        after: Share after.
+    """
+
+    bound: float
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
 class Power:
     """What a comparison could have seen: ``percent`` is the smallest change visible with ``days`` of after-window."""
 
@@ -131,6 +147,7 @@ class Comparison:
         visible_percent: The smallest change this comparison could have seen, or None.
         days_needed: Days after which the present effect would be clear, or None.
         definition: The definition both sides share.
+        under: For a histogram, the exact share of observations under a bound, or None.
     """
 
     id: str
@@ -153,6 +170,7 @@ class Comparison:
     visible_percent: float | None = None
     days_needed: int | None = None
     definition: str = ""
+    under: UnderBound | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the published JSON form; times are ISO 8601 UTC."""
@@ -200,6 +218,9 @@ class Comparison:
             "visible_percent": self.visible_percent,
             "days_needed": self.days_needed,
             "definition": self.definition,
+            "under": None
+            if self.under is None
+            else {"bound": self.under.bound, "before": self.under.before, "after": self.under.after},
         }
 
     @classmethod
@@ -226,6 +247,7 @@ class Comparison:
             before=side(data["before"]),
             after=side(data["after"]),
             effect=Effect(**data["effect"]) if data["effect"] else None,
+            under=UnderBound(**data["under"]) if data.get("under") else None,
             verdict=Verdict(data["verdict"]),
             mode=Mode(data["mode"]),
             caveats=tuple(Caveat(c["code"], c["text"], tuple(c.get("data", {}).items())) for c in data["caveats"]),
