@@ -141,11 +141,22 @@ def _print(run: Run, change: Change, windows: Windows, found: Sequence[Compariso
             print_comparison(run, one, full=full, explain=explain)
 
 
-def name_of(one: Comparison, *, short: bool = False) -> str:
-    """Return what a comparison is about: subject, metric, statistic, and labels that are not the subject's."""
+LONGEST_LABELS = 44
+
+
+def name_of(one: Comparison) -> str:
+    """Return what a comparison is about: subject, metric, statistic, and the labels that tell it from its siblings."""
     text = f"{one.subject} {one.metric} {one.statistic}".strip()
-    rest = [f'{name}="{value}"' for name, value in one.labels if value != one.subject]
-    return text if short or not rest else f"{text} {{{', '.join(rest)}}}"
+    rest = [(name, value) for name, value in one.labels if value != one.subject]
+    inside = ", ".join(f'{name}="{value}"' for name, value in rest)
+    if len(inside) > LONGEST_LABELS:  # the wordiest label says most to a person; --json and --explain have them all
+        name, value = max(rest, key=lambda pair: len(pair[1]))
+        inside = (
+            f'{name}="{value[: LONGEST_LABELS - len(name)]}..."'
+            if len(value) > LONGEST_LABELS - len(name)
+            else (f'{name}="{value}"')
+        )
+    return f"{text} {{{inside}}}" if inside else text
 
 
 _DOUBT = " " * 13
@@ -170,6 +181,8 @@ def print_comparison(run: Run, one: Comparison, *, full: bool, explain: bool = F
     for caveat in one.caveats if full else ():
         run.wrapped(caveat.text, _DOUBT)
     if explain:
+        if one.labels:
+            run.wrapped("labels: " + ", ".join(f'{name}="{value}"' for name, value in one.labels), _DOUBT)
         for name, side in (("before", one.before), ("after", one.after)):
             run.wrapped(f"{name}: n = {side.n:,.0f}, {100 * side.coverage:.1f} % proven complete", _DOUBT)
         effect = one.effect
