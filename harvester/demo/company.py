@@ -55,6 +55,7 @@ class Truth:
         quantity: Which quantity: ``latency``, ``error ratio``, ``statement duration``.
         claimable: Whether a claim about it would be true.
         trap: What makes an effect appear where there is none, or ``""``.
+        statement: Words of the one statement meant, where the quantity is of statements.
     """
 
     change: str
@@ -64,6 +65,7 @@ class Truth:
     quantity: str
     claimable: bool
     trap: str = ""
+    statement: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +155,10 @@ class Company:
         index, cache, retries = (self._latest(hour, days) for hour, days in ((10, 14), (13, 8), (9, 7)))
         return (
             Truth("checkout-index", "checkout", index, LATENCY_FACTOR, "latency", True),
-            Truth("checkout-index", "checkout", index, STATEMENT_FACTOR, "statement duration", True),
+            Truth(
+                "checkout-index", "checkout", index, STATEMENT_FACTOR, "statement duration", True,
+                statement="from orders where customer_id",
+            ),
             Truth("search-cache", "search", cache, 1.0, "latency", False, "search was not scraped for 60 hours"),
             Truth("catalog-retries", "catalog", retries, 1.0, "error ratio", False, "an outage lies in the baseline"),
         )
