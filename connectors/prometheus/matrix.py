@@ -27,7 +27,7 @@ _HEAD = re.compile(rb'\{"status":"success",(?:"isPartial":(?:true|false),)?"data
 _HEAD_BYTES = 4096
 _METRIC = b'{"metric":'
 _VALUES = b'},"values":[['
-_END = b"]]"
+_END = b"]]}"
 
 
 class MalformedError(ValueError):
@@ -116,17 +116,20 @@ def parse(chunks: Iterator[bytes], most_series: int = 1_000_000) -> Matrix:
         end = -1 if start < 0 else _find(buffer, _END, start + len(_VALUES), more)
         while end > 0 and len(buffer) < end + 4 and more():
             pass
-        if end < 0 or buffer[end + 2 : end + 3] != b"}" or bytes(buffer[end + 3 : end + 4]) not in (b",", b"]"):
+        following = bytes(buffer[end + 3 : end + 4])
+        if end < 0 or following not in (b",", b"]"):
             return _read_rest(prefix, buffer, more, found)
         try:
             labels = json.loads(buffer[len(_METRIC) : start + 1])
-        except ValueError:  # the values found belong to a later series; this one has none
+            with memoryview(buffer) as view:
+                text = view[start + len(_VALUES) : end].tobytes()
+            at, value = reader.columns(text)
+        except ValueError:  # what was cut is no series of plain samples
             return _read_rest(prefix, buffer, more, found)
-        at, value = reader.columns(bytes(buffer[start + len(_VALUES) : end]))
         found.append(Samples(labels, at, value))
         if len(found) > most_series:
             raise TooManyError(f"it yields more than {most_series:,} series")
-        del buffer[: end + (4 if buffer[end + 3 : end + 4] == b"," else 3)]
+        del buffer[: end + (4 if following == b"," else 3)]
     while more():
         pass
     envelope = _loads(prefix + bytes(buffer))
@@ -187,7 +190,8 @@ def _numbers(texts: Sequence[bytes]) -> Float64s:
     (``NaN``, ``+Inf``), and ``-0``, which it takes for a whole number without a sign, is left to ``float``.
     """
     joined = b"[" + b",".join(texts) + b"]"
-    if not joined.translate(None, b"0123456789.,-[]") and b"-0," not in joined and b"-0]" not in joined:
+    signed = b"-" in joined and (b"-0," in joined or b"-0]" in joined)
+    if not signed and not joined.translate(None, b"0123456789.,-[]"):
         try:
             return np.array(from_json(joined), dtype=np.float64)
         except (TypeError, ValueError):

@@ -132,14 +132,17 @@ def level(target: Target, answers: Answers, part: Slice) -> Reduced:
     """
     step, done = target.metric.step, Reduced()
     proven = _proof_instants(answers, step)
+    shared, covered = _NO_INSTANTS, Window()
     for labels, one in _by_identity(target, answers.value).items():
         keep = ~np.isnan(one.value) & (one.at >= part.low) & (one.at < part.high)
         keep &= _within_fresh(one.at, answers.fresh, step)
-        at = one.at[keep]
+        # Series scraped together share one column of instants as long as nothing is taken out.
+        at, value = (one.at, one.value) if keep.all() else (one.at[keep], one.value[keep])
         if len(at):
-            done.readings.append(Level(Series(target.source, target.metric, labels), at, one.value[keep]))
+            done.readings.append(Level(Series(target.source, target.metric, labels), at, value))
             if answers.fresh is not None:
-                covered = _spans(_filled(at, step), step) & part.window
+                if at is not shared:
+                    shared, covered = at, _spans(_filled(at, step), step) & part.window
                 done.coverage.append(Coverage(target.metric.name, covered, labels))
     _cover_by_proof(target, done, proven, part.window)
     return done
