@@ -9,21 +9,18 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from store_csv import CsvError, read_samples
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-
-from store_csv import CsvError, read_samples  # noqa: E402
 
 START = 1_728_000_000_000
-Ask = Callable[..., dict]
 
 
 class Process:

@@ -3,124 +3,56 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soak_store
+import sqlalchemy as sa
+from soak_store import Lost, kill, together, verify, writers
 from store_samples import EVER, START, batch, level, series
 
-from harvester.readings import DAY, MINUTE
+from harvester.readings import DAY, MINUTE, Level
 from harvester.store import Store
 
 HERE = str(Path(__file__).parent)
 
-WRITER = """
-import sys, time
-sys.path.insert(0, {here!r})
-import numpy as np
-from harvester.store import Store
-from harvester.readings import MINUTE
-from store_samples import EVER, START, batch, level, series
-
-url, me, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
-size = 3 if me % 2 else 90       # small ones wait, large ones rewrite their day
-slowest, end = 0.0, time.monotonic() + seconds
-with Store.open(url) as store:
-    n = int(store.state(f"source {{me}}").get("n", 0))
-    while time.monotonic() < end:
-        started = time.perf_counter()
-        values = np.full(size, float(n))
-        # its own series, and one that all write: each its own minutes of the same day
-        own = level(values, START + n * size * MINUTE, name=f"own {{me}}")
-        common = level(values[:1], START + (4 * (n % 300) + me) * MINUTE, name="common")
-        twin = level(values[:1], START + (4 * (n % 300) + me) * MINUTE, name="twin")
-        store.commit(f"source {{me}}", batch(own, common, twin, state={{"n": n + 1}}), full_sync={full})
-        print(n, flush=True)
-        n += 1
-        slowest = max(slowest, time.perf_counter() - started)
-        if n % 10 == 0:
-            seen = store.read([series(name="common"), series(name="twin")], EVER)
-            assert seen[0].at.tolist() == seen[1].at.tolist(), "half a batch was read"
-            assert seen[0].value.tolist() == seen[1].value.tolist(), "half a batch was read"
-        if n % 40 == 0:
-            store.fold()
-print("slowest", slowest, flush=True)
-"""
-
-
-@contextmanager
-def writers(url: str, count: int, seconds: float, *, full: bool = False) -> Iterator[list[subprocess.Popen[str]]]:
-    code = WRITER.format(here=HERE, full=full)
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, url, str(me), str(seconds)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for me in range(count)
-    ]
-    try:
-        yield started
-    finally:
-        for process in started:
-            process.kill()
-            process.communicate()
-
-
-def assert_whole(store: Store, me: int, acknowledged: int) -> None:
-    """Every batch that was acknowledged is there once, and the state says exactly what is there."""
-    n = int(store.state(f"source {me}").get("n", 0))
-    assert n in (acknowledged, acknowledged + 1)  # committed, but killed before it could say so
-    size = 3 if me % 2 else 90
-    (own,) = store.read([series(name=f"own {me}")], EVER)
-    assert own.at.tolist() == (START + np.arange(n * size) * MINUTE).tolist()
-    assert own.value.tolist() == np.repeat(np.arange(n), size).tolist()
-    common, twin = store.read([series(name="common"), series(name="twin")], EVER)
-    mine = (common.at - START) // MINUTE % 4 == me
-    expected = {START + (4 * (k % 300) + me) * MINUTE: float(k) for k in range(n)}
-    assert dict(zip(common.at[mine].tolist(), common.value[mine].tolist(), strict=True)) == expected
-    assert twin.value.tolist() == common.value.tolist()
-
 
 def test_four_processes_write_and_read_at_once_without_an_error_or_a_loss(url: str) -> None:
-    Store.open(url).close()
-    with writers(url, 4, 3.0) as started:
-        for me, process in enumerate(started):
-            out, err = process.communicate(timeout=60)
-            assert process.returncode == 0, err
-            lines = out.splitlines()
-            assert float(lines[-1].split()[1]) < 5, "a writer was starved"
-            assert len(lines) > 10
-            with Store.open(url) as store:
-                assert_whole(store, me, len(lines) - 1)
-    with Store.open(url) as store:
-        assert store.check() == []
+    taken = together(url, 4, 3.0)
+    assert len(taken) > 40
+    assert taken[-1] < 5, "a writer was starved"
 
 
 def test_a_process_killed_at_any_moment_loses_nothing_it_acknowledged(url: str) -> None:
-    Store.open(url).close()
-    rng = random.Random(7)
-    for _ in range(5):
-        with writers(url, 1, 60.0, full=True) as started:
-            process = started[0]
-            assert process.stdout
-            first = process.stdout.readline()
-            assert first, process.communicate()[1]
-            time.sleep(rng.uniform(0.0, 0.4))
-            os.kill(process.pid, signal.SIGKILL)
-            rest = process.stdout.read().split("\n")
-            acknowledged = [int(line) for line in [first, *rest[:-1]]]
-        with Store.open(url) as store:
-            assert_whole(store, 0, acknowledged[-1] + 1)
-            assert store.check() == []
+    assert kill(url, 10, random.Random(7)) > 10
+
+
+@pytest.mark.parametrize("loss", ["batch", "part", "state", "twin"])
+def test_the_soak_would_notice_a_loss(sqlite_url: str, loss: str) -> None:
+    with writers(sqlite_url, 1, 1.0) as (process,):
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+    said = len(out.splitlines()) - 1
+    with Store.open(sqlite_url) as store:
+        assert verify(store, 0, said) == said
+        with store._database.write() as connection:
+            if loss == "state":
+                connection.execute(sa.text("UPDATE state SET data = :data"), {"data": json.dumps({"n": said + 1})})
+            elif loss == "batch":
+                connection.execute(sa.text("DELETE FROM pending WHERE id = (SELECT max(id) FROM pending)"))
+        if loss == "part":
+            own = soak_store.series("own 0")
+            store.commit("x", batch(Level(own, np.array([START + MINUTE]), np.array([7.0]))))
+        if loss == "twin":
+            store.commit("x", batch(Level(soak_store.series("twin"), np.array([START + MINUTE]), np.array([7.0]))))
+        with pytest.raises(Lost):
+            verify(store, 0, said)
 
 
 def test_readers_in_threads_never_see_half_a_batch_while_it_is_written_and_folded(url: str) -> None:
