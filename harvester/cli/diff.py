@@ -151,11 +151,8 @@ def name_of(one: Comparison) -> str:
     inside = ", ".join(f'{name}="{value}"' for name, value in rest)
     if len(inside) > LONGEST_LABELS:  # the wordiest label says most to a person; --json and --explain have them all
         name, value = max(rest, key=lambda pair: len(pair[1]))
-        inside = (
-            f'{name}="{value[: LONGEST_LABELS - len(name)]}..."'
-            if len(value) > LONGEST_LABELS - len(name)
-            else (f'{name}="{value}"')
-        )
+        room = LONGEST_LABELS - len(name)
+        inside = f'{name}="{value if len(value) <= room else value[:room] + "..."}"'
     return f"{text} {{{inside}}}" if inside else text
 
 
