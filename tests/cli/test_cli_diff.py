@@ -149,7 +149,20 @@ def test_candidates_are_proposed_decided_taken_back_and_never_return_when_dismis
     assert "there is none whose id begins so" in shop.err
 
 
-@pytest.mark.parametrize("form", ["resume", "review", "self-assessment", "case-study", "markdown", "csv"])
+def test_a_sentence_is_reworded_but_no_figure_is_invented(shop):
+    shop.fill("checkout", "latency", 0.48, 0.24)
+    live(shop, "checkout latency lower")
+    shop("candidates", "--json")
+    [one] = json.loads(shop.out)["data"]["candidates"]
+    assert shop("candidates", "edit", one["id"], "--sentence", "An index took checkout from 480 ms to 240 ms.") == OK
+    assert shop("candidates", "edit", one["id"], "--sentence", "An index took checkout from 480 ms to 24 ms.") == USAGE
+    assert "24 ms" in shop.err
+    assert shop("candidates", "--json") == OK
+    [again] = json.loads(shop.out)["data"]["candidates"]
+    assert again["sentence"] == "An index took checkout from 480 ms to 240 ms."
+
+
+@pytest.mark.parametrize("form", ["resume", "review", "self-assessment", "case-study", "markdown", "json", "csv"])
 def test_candidates_are_printed_in_every_form(shop, form):
     shop.fill("checkout", "latency", 0.48, 0.24)
     live(shop, "checkout latency lower")
