@@ -46,6 +46,7 @@ RETENTION = "90d"
 PUBLISHED: tuple[str, ...] = (
     "sum by (le) (increase(http_request_duration_seconds_bucket[5m]))",
     "sum(increase(http_request_duration_seconds_sum[5m]))",
+    "stddev(count by (le) (http_request_duration_seconds_bucket)) > 0",
     "sum(increase(http_requests_total[5m]))",
     "sum(rate(http_requests_total[5m]))",
     "count(sum by (le) (increase(http_request_duration_seconds_bucket[5m])))",

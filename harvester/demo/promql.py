@@ -1,5 +1,6 @@
 """
-As much PromQL as the demo's Prometheus speaks: selectors, ``increase``, ``rate``, a few ``*_over_time``, aggregations.
+As much PromQL as the demo's Prometheus speaks: selectors, ``increase``, ``rate``, a few ``*_over_time``, aggregations,
+comparisons with a number.
 
 Each is evaluated as Prometheus 2.42 does, extrapolation, counter resets, staleness and the five minutes of lookback
 included (promql/functions.go ``extrapolatedRate``, promql/engine.go ``vectorSelectorSingle``). Ranges include both
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -28,7 +29,7 @@ _UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w":
 _DURATION = re.compile(r"(?:\d+y)?(?:\d+w)?(?:\d+d)?(?:\d+h)?(?:\d+m(?!s))?(?:\d+s)?(?:\d+ms)?")
 _TOKEN = re.compile(
     r"""\s*(?:(?P<word>[a-zA-Z_:][a-zA-Z0-9_:]*)|(?P<text>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|`[^`]*`)"""
-    r"""|(?P<number>(?:\d+(?:ms|[smhdwy]))+|\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)|(?P<mark>=~|!~|!=|[={}()\[\],]))"""
+    r"""|(?P<number>(?:\d+(?:ms|[smhdwy]))+|\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)|(?P<mark>=~|!~|[!=<>]=|[=<>{}()\[\],]))"""
 )
 
 
@@ -75,6 +76,15 @@ class Aggregation:
 
 
 @dataclass(frozen=True, slots=True)
+class Comparison:
+    """``argument operator number``: keeps the samples for which it holds."""
+
+    operator: str
+    number: float
+    argument: Expression
+
+
+@dataclass(frozen=True, slots=True)
 class Number:
     """A literal."""
 
@@ -86,7 +96,7 @@ class Time:
     """``time()``: the evaluated instant in seconds."""
 
 
-Expression: TypeAlias = Selector | Call | Aggregation | Number | Time
+Expression: TypeAlias = Selector | Call | Aggregation | Comparison | Number | Time
 
 
 def _matches(operator: str, wanted: str, value: str) -> bool:
@@ -162,6 +172,13 @@ class _Parser:
         return found
 
     def expression(self) -> Expression:
+        found = self.operand()
+        while self.here[0] == "mark" and self.here[1] in COMPARISONS:
+            operator = self.take()
+            found = Comparison(operator, float(self.take(kind="number")), found)
+        return found
+
+    def operand(self) -> Expression:
         kind, text, place = self.here
         if self.accept("("):
             inner = self.expression()
@@ -278,6 +295,8 @@ def form(expression: Expression) -> Expression:
     if isinstance(expression, Aggregation):
         inner = form(expression.argument)
         return Aggregation(expression.operator, expression.labels, expression.without, inner)
+    if isinstance(expression, Comparison):
+        return Comparison(expression.operator, expression.number, form(expression.argument))
     return expression
 
 
@@ -338,6 +357,11 @@ def _evaluate(expression: Expression, series: Sequence[Raw], at: Int64s, until: 
                 if found.present.any():
                     answer.append(found)
         return answer
+    if isinstance(expression, Comparison):
+        holds = COMPARISONS[expression.operator]
+        members = _evaluate(expression.argument, series, at, until)
+        left = (replace(one, present=one.present & holds(one.value, expression.number)) for one in members)
+        return [one for one in left if one.present.any()]
     groups: dict[tuple[tuple[str, str], ...], list[Vector]] = {}
     for member in _evaluate(expression.argument, series, at, until):
         kept = {
@@ -438,11 +462,18 @@ def _aggregate(operator: str, labels: Mapping[str, str], members: Sequence[Vecto
         found = getattr(np.where(present, value, edge), operator)(axis=0)
     else:
         found = np.where(present, value, 0.0).sum(axis=0)
-        found = found / np.maximum(number, 1) if operator == "avg" else found
+        if operator in ("avg", "stddev"):
+            found = found / np.maximum(number, 1)
+        if operator == "stddev":
+            found = np.sqrt(np.where(present, (value - found) ** 2, 0.0).sum(axis=0) / np.maximum(number, 1))
     return Vector(labels, np.asarray(found), number > 0)
 
 
-AGGREGATIONS = frozenset({"sum", "avg", "min", "max", "count"})
+AGGREGATIONS = frozenset({"sum", "avg", "min", "max", "count", "stddev"})
+
+COMPARISONS: Mapping[str, Callable[[Float64s, float], NDArray[np.bool_]]] = {
+    ">": np.greater, ">=": np.greater_equal, "<": np.less, "<=": np.less_equal, "==": np.equal, "!=": np.not_equal,
+}
 
 RANGE_FUNCTIONS: Mapping[str, Callable[[Raw, _Places], Vector]] = {
     "increase": lambda raw, places: _increase(raw, places, per_second=False),

@@ -96,10 +96,15 @@ def points(result):
     return {tuple(sorted(one["metric"].items())): one["values"] for one in result["data"]["result"]}
 
 
+EMPTY = {"stddev(count by (le) (http_request_duration_seconds_bucket)) > 0"}  # all of the shop's histograms are alike
+
 SPEAKS = (*PUBLISHED, "sum by (service, le) (increase(http_request_duration_seconds_bucket[5m]))", *(
     f"{name}(process_resident_memory_bytes{{service='search'}}[7m])"
     for name in ("count_over_time", "sum_over_time", "avg_over_time", "min_over_time", "max_over_time", "last_over_time")
-), *(f"{name} without (le, instance) (rate(http_request_duration_seconds_bucket[11m]))" for name in ("sum", "avg", "min", "max", "count")),
+), *(f"{name} without (le, instance) (rate(http_request_duration_seconds_bucket[11m]))" for name in ("sum", "avg", "min", "max", "count", "stddev")),
+    *(f"process_resident_memory_bytes {operator} 4e8" for operator in (">", ">=", "<", "<=", "!=")),
+    "up{service='catalog'} == 1",
+    "stddev by (service) (count by (code, service) (http_requests_total > 3e5)) >= 0",
     'sum by (service) (increase(http_requests_total{code=~"5..", service!="catalog"}[5m]))',
     "sum(increase(http_requests_total{code!~'4.*'}[17m])) by (code)",
 )
@@ -124,7 +129,7 @@ def test_both_servers_give_the_same_numbers_at_the_same_times(real, history, que
             np.testing.assert_allclose(here, there, rtol=1e-6, atol=1e-9, err_msg=str(labels))
             compared += len(there)
             assert all(re.fullmatch(r"-?\d+(\.\d+)?", value) for _, value in found[labels])
-    assert compared > 300
+    assert compared > 300 or (query in EMPTY and not compared)
 
 
 @pytest.mark.parametrize("query", PUBLISHED)

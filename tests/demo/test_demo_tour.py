@@ -96,7 +96,7 @@ def test_the_digest_is_written_where_the_tour_says(told):
 
 def test_every_query_of_the_tour_is_published_and_answered(told):
     queries = {query for path, query, _ in told["asked"] if path.startswith("/api/v1/query")}
-    assert len(queries) == 3 * 5  # three subjects: buckets, sum, numerator, denominator, rate
+    assert len(queries) == 3 * 6  # three subjects: buckets, their layout, sum, numerator, denominator, rate
     assert {status for *_, status in told["asked"]} == {200}
 
 
