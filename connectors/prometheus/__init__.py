@@ -45,23 +45,29 @@ a subject when it carries the subject's labels. `$step` becomes the metric's ste
 
 What each shape asks for:
 
-- level: `query`, any PromQL, read at whole steps of the clock.
-- count: `counter`; ratio: `numerator` and `denominator`; distribution: `buckets` (and `sum`, found by itself for a
-  plain `..._bucket`). A plain selector of counters is wrapped as `sum(increase(SELECTOR[$step]))`; `by = ["route"]`
-  keeps labels. Anything else must itself be an increase over `$step`. An increase needs two samples: a step is at
-  least twice as long as the scrape interval. A reading stands at the start of its interval.
+- level: `query`, any PromQL, read at whole steps of the clock. A plain selector yields the samples of its step only.
+- count: `counter`, a plain selector, counted exactly: the difference of the counters at both ends of a step, restarts
+  included. It needs one sample a step.
+- ratio: `numerator` and `denominator`; distribution: `buckets` (and `sum`, found by itself for a plain `..._bucket`).
+  A plain selector of counters is wrapped as `sum(increase(SELECTOR[$step]))`, an estimate that needs two samples: a
+  step is at least twice as long as the scrape interval.
+- `by = ["route"]` keeps labels where a plain selector is summed. Anything else than a plain selector must itself be an
+  increase over `$step`; a count of such an expression is an estimate too, which may tell 0 where there was one.
+
+A reading over an interval stands at the interval's start.
 
 What counts as proven: the steps of a series' own samples, of a ratio's denominator, and those at which every series
 of `proof` has a sample other than 0 (`up` is 0 where a scrape failed; `proof = 'max(up{job="x"})'` is content with one
 instance). A value that an outage only left standing (Prometheus repeats a last sample for five minutes, and
 `or vector(0)` speaks for ever) is neither a reading nor proof: beside an expression that outlives its samples one small
 query asks where they are fresh. NaN, the quotient of nothing and nothing, is no reading. An interval with a gap beside
-it is read but not counted as complete. An answer with warnings is dropped whole and said.
+it, or in which series with different buckets were summed, is not counted as complete. An answer with warnings is
+dropped whole and said.
 
-Where the proof holds, the counter has no samples and the metric's silence is "zero" (the default of counts), there was
-no increase: 0. What a series counted before its first sample is invisible to `increase`; where that could be more than
-1 % of a count, the interval is not counted as complete. A ratio's numerator has the same blind spot: export counters
-at 0 from the start.
+Where the proof holds, the counter has had no samples for five minutes and the metric's silence is "zero" (the default
+of counts), there was nothing to count: 0. What a new series stands at when it is first seen is counted where the proof
+holds with the same series on both sides; elsewhere it may be old, and where it could be more than 1 % of a count, the
+interval is not counted as complete. Ratios and distributions do not see it: export counters at 0 from the start.
 
 Ranges of more than `max_points` steps are asked in slices, the newest first; a slice the server finds too large is
 halved. Nothing is asked from before the server's retention, and a query of more than `max_series` series is refused.

@@ -61,32 +61,34 @@ def retention(client: Client) -> tuple[int, str]:
     return (round(seconds * SECOND), said) if 0 < seconds < float("inf") else (0, "")
 
 
-def reason(client: Client, question: Question, names: Sequence[str], at: int) -> str:
+def reason(client: Client, question: Question, query: str, names: Sequence[str], at: int | None) -> str:
     """
-    Say why a question has no answer, as far as the server can tell.
+    Say why a query of a question found nothing, as far as the server can tell.
 
     Args:
         client: The server.
-        question: What has no answer.
+        question: Whose query.
+        query: The one that found nothing.
         names: Every metric the server knows; empty where it does not tell.
-        at: An instant the question was asked for, milliseconds UTC.
+        at: An instant it was asked for, milliseconds UTC; None where it is known that its samples are not too seldom.
     """
-    spec = question.spec
-    for query in (question.other, question.value) if spec.shape == "ratio" else (question.value,):
-        for source in promql.sources(query) or ():
-            selector = source.selector
-            name = promql.name_of(selector)
-            if names and name and name not in names:
-                near = difflib.get_close_matches(name, names, 3, 0.6)
-                like = f"; near it: {', '.join(near)}" if near else ""
-                return f"{query} found nothing: the server knows no metric {name}{like}"
-            if spec.shape != "level" and _exists(client, selector, at):
-                return (
-                    f"{query} found nothing, though {selector} has samples: an increase needs two in each step, "
-                    f"so step_seconds (now {spec.step_seconds}) must be at least twice the scrape interval"
-                )
-    who = f" of {promql.matchers(question.labels)}" if question.labels else ""
-    return f"{question.value} found nothing{who} in this window; do the label values match?"
+    step = question.spec.step_seconds
+    read = tuple(dict.fromkeys(one.selector for one in promql.sources(query) or ()))
+    what = " and ".join(read) or query
+    for selector in read:
+        name = promql.name_of(selector)
+        if names and name and name not in names:
+            near = difflib.get_close_matches(name, names, 3, 0.6)
+            like = f"; near it: {', '.join(near)}" if near else ""
+            return f"{what} found nothing: the server knows no metric {name}{like}"
+        if question.spec.shape != "level" and at is not None and _exists(client, selector, at):
+            needs = (
+                "it is sampled less than once a step: step_seconds (now {0}) must be at least the scrape interval"
+                if question.born else
+                "an increase needs two in each step: step_seconds (now {0}) must be at least twice the scrape interval"
+            )
+            return f"{query} found nothing, though {selector} has samples; {needs.format(step)}"
+    return f"{what} found nothing in this window; do the label values match?"
 
 
 def _exists(client: Client, selector: str, at: int) -> bool:
@@ -123,7 +125,7 @@ def _answers(client: Client, questions: Sequence[Question]) -> Iterator[Finding]
             continue
         if names is None:
             names = client.metric_names()
-        yield Finding("warning", f"{question}: {reason(client, question, names, now)}")
+        yield Finding("warning", f"{question}: {reason(client, question, main, names, now)}")
 
 
 def unprovable(question: Question) -> Finding:

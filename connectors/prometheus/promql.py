@@ -17,6 +17,9 @@ from dataclasses import dataclass
 LOOKBACK_SECONDS = 300
 """How long an instant selector goes on with a series' last sample when no staleness marker ends it (the default)."""
 
+BORN_AFTER_SECONDS = 3600
+"""A series that comes back sooner is not new: its exporter paused, or it is sampled more seldom than once a step."""
+
 _STRING = r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|`[^`]*`'
 _MATCHERS = rf"\{{(?:{_STRING}|[^{{}}\"'`])*\}}"
 _NAME = r"[A-Za-z_:][A-Za-z0-9_:]*"
@@ -201,8 +204,7 @@ def summed(template: str, by: Sequence[str] = ()) -> str:
     """
     if not is_plain(template):
         return template
-    grouping = f" by ({', '.join(by)}) " if by else ""
-    return f"sum{grouping}(increase({template.strip()}[$step]))"
+    return f"sum{_grouping(by)}(increase({template.strip()}[$step]))"
 
 
 def current(selector: str, step_seconds: int) -> str:
@@ -218,6 +220,56 @@ def current(selector: str, step_seconds: int) -> str:
     if step_seconds >= LOOKBACK_SECONDS:
         return selector
     return f"last_over_time({selector.strip()}[{_width(step_seconds)}])"
+
+
+def counted(selector: str, by: Sequence[str], step_seconds: int) -> str:
+    """
+    Return the query for what a plain selector's counters counted within a step, summed.
+
+    ``increase`` does not see what happens between the last sample of one range and the first of the next, and makes up
+    for it by stretching the rest: an estimate that may tell 0 where there was one. The difference of the counters at
+    both ends of the step is exact and loses nothing between steps. A counter that fell was restarted: it counted up to
+    its greatest value, and from 0 to where it stands. Series that are new at the end are left to ``born``.
+
+    >>> counted("x", [], 300)
+    'sum((x - x offset 300s) >= 0 or x + clamp_min(max_over_time(x[299999ms]) - x offset 300s, 0))'
+    """
+    selector = selector.strip()
+    now, before = current(selector, step_seconds), _shifted(selector, step_seconds)
+    greatest = f"max_over_time({selector}[{_width(step_seconds)}])"
+    return f"sum{_grouping(by)}(({now} - {before}) >= 0 or {now} + clamp_min({greatest} - {before}, 0))"
+
+
+def born(selector: str, by: Sequence[str], step_seconds: int) -> str:
+    """
+    Return the query for what series stand at that were not there a step before, nor in the hour before that, summed.
+
+    >>> born("x", ["code"], 300)
+    'sum by (code) (x unless last_over_time(x[3600s] offset 300s))'
+    """
+    selector = selector.strip()
+    before = f"last_over_time({selector}[{max(BORN_AFTER_SECONDS, step_seconds)}s] offset {step_seconds}s)"
+    return f"sum{_grouping(by)}({current(selector, step_seconds)} unless {before})"
+
+
+def mixed(selector: str, by: Sequence[str]) -> str:
+    """
+    Return the query that yields a sample where a histogram's series do not all have the same buckets.
+
+    >>> mixed("x_bucket", [])
+    'stddev(count by (le) (x_bucket)) > 0'
+    """
+    return f"stddev{_grouping(by)}(count by ({', '.join(['le', *by])}) ({selector.strip()})) > 0"
+
+
+def _shifted(selector: str, step_seconds: int) -> str:
+    if step_seconds >= LOOKBACK_SECONDS:
+        return f"{selector} offset {step_seconds}s"
+    return f"last_over_time({selector}[{_width(step_seconds)}] offset {step_seconds}s)"
+
+
+def _grouping(by: Sequence[str]) -> str:
+    return f" by ({', '.join(by)}) " if by else ""
 
 
 def fresh_queries(expression: str, step_seconds: int) -> tuple[str, ...] | None:
@@ -239,14 +291,26 @@ def fresh_queries(expression: str, step_seconds: int) -> tuple[str, ...] | None:
     return _sampled(read, _width(step_seconds))
 
 
-def seen_query(expression: str, step_seconds: int) -> str:
+def sampled(selector: str, by: Sequence[str], step_seconds: int) -> str:
     """
-    Return the query that yields a sample for each interval in which a selector of an expression had any, or ``""``.
+    Return the query that yields a sample for each interval in which, or shortly before, a plain selector had any.
 
-    >>> seen_query("sum(increase(x[1m])) + sum(increase(y[1m]))", 60)
-    'count(count_over_time(x[60s])) or count(count_over_time(y[60s]))'
+    What is sampled every few steps has not fallen silent in between: silence begins a lookback after the last sample.
+
+    >>> sampled("x", [], 60)
+    'sum(count_over_time(x[300s]))'
     """
-    return " or ".join(_sampled(sources(expression) or (), f"{step_seconds}s"))
+    return f"sum{_grouping(by)}(count_over_time({selector.strip()}[{max(step_seconds, LOOKBACK_SECONDS)}s]))"
+
+
+def sampled_any(expression: str, step_seconds: int) -> str:
+    """
+    Return the same for the selectors of an expression, or ``""`` where they cannot be told.
+
+    >>> sampled_any("sum(increase(x[1m])) + sum(increase(y[1m]))", 60)
+    'count(count_over_time(x[300s])) or count(count_over_time(y[300s]))'
+    """
+    return " or ".join(_sampled(sources(expression) or (), f"{max(step_seconds, LOOKBACK_SECONDS)}s"))
 
 
 def _sampled(read: Iterable[Source], width: str) -> tuple[str, ...]:

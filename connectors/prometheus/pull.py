@@ -18,7 +18,7 @@ from connectors.prometheus.health import clock_time, reason, retention, unprovab
 from connectors.prometheus.shapes import REDUCERS, AmbiguousError, Answers, Reduced, Slice, Target
 from harvester.connector import Batch, State
 from harvester.errors import ConnectorError
-from harvester.readings import DAY, SECOND, Silence, Window
+from harvester.readings import DAY, SECOND, Window
 
 if TYPE_CHECKING:
     from connectors.prometheus.matrix import Matrix
@@ -78,6 +78,7 @@ class Pull:
         self._kept: dict[tuple[str, int, int, int], Matrix] = {}
         self._kept_high = 0
         self._silent = dict.fromkeys(self.questions)
+        self._answered: set[Question] = set()
 
     def batches(self, window: Window, state: State) -> Iterator[Batch]:
         """
@@ -140,13 +141,17 @@ class Pull:
             span = f"{clock_time(part.low)} to {clock_time(part.high)}"
             said = "; ".join(warned)
             return Batch(
-                notes=(f"{spec.name}: incomplete, so nothing is claimed for {span}; the server warns: {said}",)
+                notes=(f"{question}: incomplete, so nothing is claimed for {span}; the server warns: {said}",)
             )
         value = answers[question.value]
         if value is None:
             raise AssertionError("the value is always asked for")
-        if value.series or value.histograms:
+        spoke = (value, answers.get(question.seen), answers.get(question.born))
+        if any(one is not None and (one.series or one.histograms) for one in spoke):
             self._silent.pop(question, None)
+        other = answers.get(question.other)
+        if other is not None and other.series:
+            self._answered.add(question)
         try:
             reduced: Reduced = REDUCERS[spec.shape](target, _by_role(question, answers), part)
         except AmbiguousError as e:
@@ -195,7 +200,8 @@ class Pull:
             answers[query] = None if isinstance(answer, QueryError) else answer
             if isinstance(answer, QueryError):
                 what, so = {
-                    question.born: ("new series", "increments with which one is born may be missed"),
+                    question.born: ("new series", "what one counted before its first sample may be missed"),
+                    question.mixed: ("one bucket layout from two", "intervals that mix them may go unseen"),
                     question.seen: ("silence from too few samples", "nothing is taken for 0"),
                 }.get(query, ("fresh samples from repeated ones", "only a proof counts as coverage"))
                 notes[f"{spec.name}: the server refused to tell {what} ({answer.cause}); {so}"] = None
@@ -225,9 +231,12 @@ class Pull:
             yield Batch(state={**state, "explained": explained})
 
     def _reason(self, question: Question, names: Sequence[str], at: int) -> str:
-        found = reason(self.client, question, names, at)
-        if question.spec.shape == "count" and question.proof and question.spec.metric.silence is Silence.ZERO:
-            return f"0 wherever its proof holds; {found}"
+        if question in self._answered:
+            return f"0 throughout: {reason(self.client, question, question.value, names, None)}"
+        main = question.other if question.spec.shape == "ratio" else question.value
+        found = reason(self.client, question, main, names, at)
+        if question.seen:
+            return f"0 wherever its proof holds: {found}"
         return found
 
 
@@ -266,6 +275,7 @@ def _by_role(question: Question, answers: Mapping[str, Matrix | None]) -> Answer
         proof_fresh=fresh(question.proof_fresh),
         born=answers.get(question.born),
         seen=answers.get(question.seen),
+        mixed=answers.get(question.mixed),
     )
 
 

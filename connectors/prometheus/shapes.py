@@ -40,6 +40,7 @@ NOISE = 1e-3
 """A bucket's count may fall below the one inside it by this share of all: extrapolation, not disagreement."""
 
 _NO_INSTANTS: Int64s = np.empty(0, dtype=np.int64)
+_NOTHING = Samples({}, _NO_INSTANTS, np.empty(0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,8 @@ class Answers:
         fresh: For each selector of the value, where it had a sample within the step. Empty where the value ends with
             its samples by itself; None where nothing tells what it rests on, so that it proves nothing.
         proof_fresh: The same for the proof.
-        born: Of a count: what the series that are new at each interval's end stand at.
+        born: Of a plain counter: what the series that are new at each interval's end stand at. None of an expression.
+        mixed: Of a plain histogram: where its series do not all have the same buckets. None where not asked.
         seen: Of a count: where the counter had samples at all. None where that cannot be told, so that nothing is 0.
     """
 
@@ -81,6 +83,7 @@ class Answers:
     proof_fresh: tuple[Matrix, ...] | None = ()
     born: Matrix | None = None
     seen: Matrix | None = None
+    mixed: Matrix | None = None
 
 
 @dataclass
@@ -150,14 +153,18 @@ def level(target: Target, answers: Answers, part: Slice) -> Reduced:
 
 def counts(target: Target, answers: Answers, part: Slice) -> Reduced:
     """
-    Return the increases of every series.
+    Return what each series counted in each interval.
 
-    Where the proof holds, silence means zero and the counter had no samples, an interval without an increase is 0;
-    without proof it is unknown. An interval whose end found new series is no proof if what they stand at, which
-    ``increase`` may miss, is more than a hundredth of what it counted.
+    Counts of a plain selector are differences: one is whole if another follows, since its own last sample may stand
+    anywhere in the interval. Those of an expression are increases, and need both neighbours. Where the proof holds,
+    silence means zero and the counter had no samples, there was nothing to count: 0.
+
+    What a new series stands at is counted where the proof holds with the same series at both ends: the target was
+    watched, and its first events made the series. Elsewhere it may be old, so that an interval in which it is more
+    than a hundredth of the count is a reading but no proof.
     """
     metric, step, done = target.metric, target.metric.step, Reduced()
-    held = _proof_intervals(answers, step)
+    held, steady = _proof_intervals(answers, step)
     held = held[(held >= part.low) & (held < part.high)]
     born = _by_identity(target, answers.born) if answers.born is not None else {}
     seen = _by_identity(target, answers.seen) if answers.seen is not None else {}
@@ -168,21 +175,21 @@ def counts(target: Target, answers: Answers, part: Slice) -> Reduced:
     doubtful: dict[Labels, Int64s] = {}
     starved = 0
     for labels in named:
-        one = found.get(labels, Samples({}, _NO_INSTANTS, np.empty(0)))
+        one = found.get(labels, _NOTHING)
         good = ~np.isnan(one.value) & _within_fresh(one.at, answers.fresh, step)
         at, number = one.at[good] - step, one.value[good]
-        missed = _missed(at, number, born.get(labels), step)
+        fresh_born = born.get(labels, _NOTHING)
+        at, number, missed = _with_born(at, number, fresh_born.at - step, fresh_born.value, steady)
+        whole = at[np.isin(at + step, at)] if answers.born is not None else _unbroken(at, step)
+        covered = _spans(np.setdiff1d(whole, missed), step) & _whole(part)
         # An expression's own samples are told without labels.
         sampled = [seen[one].at - step for one in {labels, target.labels} if one in seen]
-        present = np.concatenate([_NO_INSTANTS, *sampled])
-        doubtful[labels] = np.union1d(missed, np.setdiff1d(present, at))
-        covered = _spans(np.setdiff1d(_unbroken(at, step), missed), step) & _whole(part)
+        uncounted = np.setdiff1d(np.concatenate([_NO_INSTANTS, *sampled]), at)
+        doubtful[labels] = np.union1d(missed, uncounted)
         if answers.seen is not None:
+            starved += len(np.intersect1d(held, uncounted))
             silent = np.setdiff1d(held, np.union1d(at, doubtful[labels]))
-            starved += len(np.intersect1d(held, np.setdiff1d(present, at)))
-            order = np.argsort(np.concatenate([at, silent]), kind="stable")
-            at = np.concatenate([at, silent])[order]
-            number = np.concatenate([number, np.zeros(len(silent))])[order]
+            at, number = _merged(at, number, silent, np.zeros(len(silent)))
         inside = (at >= part.low) & (at < part.high)
         if inside.any():
             done.readings.append(Counts(Series(target.source, metric, labels), at[inside], number[inside]))
@@ -190,21 +197,24 @@ def counts(target: Target, answers: Answers, part: Slice) -> Reduced:
             done.coverage.append(Coverage(metric.name, covered, labels))
     if starved > 2:
         done.notes.append(
-            f"{metric.name}: {starved} intervals with samples have no increase and are unknown; "
-            f"is step_seconds ({metric.step_seconds}) at least twice the scrape interval?"
+            f"{metric.name}: {starved} intervals with samples cannot be counted and are unknown; is step_seconds "
+            f"({metric.step_seconds}) at least the scrape interval, or twice that for an increase?"
         )
     if answers.seen is not None or metric.silence is not Silence.ZERO:
         _cover_by_proof(target, done, held, _whole(part), doubtful)
     return done
 
 
-def _missed(at: Int64s, number: Float64s, born: Samples | None, step: int) -> Int64s:
-    """Return the starts of the intervals whose new series may have counted more than noise before they were seen."""
-    if born is None:
-        return _NO_INSTANTS
-    start = born.at - step
-    missed: Int64s = start[born.value > BORN_NOISE * _aligned(start, at, number, 0.0)]
-    return missed
+def _with_born(
+    at: Int64s, number: Float64s, born_at: Int64s, stood: Float64s, steady: Int64s
+) -> tuple[Int64s, Float64s, Int64s]:
+    """Return instants and numbers with what new series stand at where that is new, and the intervals that miss some."""
+    new = np.isin(born_at, steady)
+    missed = born_at[~new & (stood > BORN_NOISE * _aligned(born_at, at, number, 0.0))]
+    born_at, stood = born_at[new], stood[new]
+    alone = ~np.isin(born_at, at)
+    at, number = _merged(at, number + _aligned(at, born_at, stood, 0.0), born_at[alone], stood[alone])
+    return at, number, missed
 
 
 def ratio(target: Target, answers: Answers, part: Slice) -> Reduced:
@@ -214,7 +224,7 @@ def ratio(target: Target, answers: Answers, part: Slice) -> Reduced:
     A numerator that is absent where the denominator is there is 0; without a denominator nothing is known.
     """
     metric, step, done = target.metric, target.metric.step, Reduced()
-    held = _proof_intervals(answers, step)
+    held, _ = _proof_intervals(answers, step)
     numerators = _by_identity(target, answers.value)
     denominators = _by_identity(target, answers.other) if answers.other is not None else {}
     for labels, below in denominators.items():
@@ -251,7 +261,8 @@ def distribution(target: Target, answers: Answers, part: Slice) -> Reduced:
     during a rolling deploy that changes them, belong to neither and are left out.
     """
     metric, step, done = target.metric, target.metric.step, Reduced()
-    held = _proof_intervals(answers, step)
+    held, _ = _proof_intervals(answers, step)
+    two_layouts = _mixtures(target, answers.mixed, step)
     sums = _by_identity(target, answers.other) if answers.other is not None else {}
     families: dict[Labels, dict[float, list[Samples]]] = defaultdict(lambda: defaultdict(list))
     unlabelled = 0
@@ -271,10 +282,11 @@ def distribution(target: Target, answers: Answers, part: Slice) -> Reduced:
             finite = bounds[layout][:-1]
             counted, sound = _decumulated(cumulative[np.ix_(rows, layout)])
             sound &= _within_fresh(ends[rows], answers.fresh, step)
+            sound &= ~np.isin(ends[rows] - step, two_layouts.get(labels, _NO_INSTANTS))
             if not sound.all():
                 done.notes.append(
-                    f"{metric.name}: {int((~sound).sum())} intervals were left out: their buckets contradict each other"
-                    " or rest on old samples"
+                    f"{metric.name}: {int((~sound).sum())} intervals were left out: series with different buckets were "
+                    "summed, as while a deploy changes them, or their counts contradict each other or are old"
                 )
             at = ends[rows][sound] - step
             kept_at.append(at)
@@ -343,10 +355,16 @@ def _layouts(
         layouts.append((np.flatnonzero(pattern), rows))
     if mixed:
         notes.append(
-            f"{name}: {mixed} intervals were left out: their buckets lack +Inf or mix two layouts, "
-            "as while a deploy changes them"
+            f"{name}: {mixed} intervals were left out: their buckets lack +Inf or mix two layouts, as while a deploy "
+            "changes them"
         )
     return layouts
+
+
+def _mixtures(target: Target, mixed: Matrix | None, step: int) -> dict[Labels, Int64s]:
+    """Return, by series, the starts of the intervals at one end of which its parts had different buckets."""
+    found = _by_identity(target, mixed) if mixed is not None else {}
+    return {labels: np.union1d(one.at, one.at - step) for labels, one in found.items()}
 
 
 def _decumulated(cumulative: Float64s) -> tuple[Float64s, Booleans]:
@@ -378,10 +396,20 @@ def _proof_instants(answers: Answers, step: int) -> Int64s:
     return np.setdiff1d(np.concatenate(good), np.concatenate(bad))
 
 
-def _proof_intervals(answers: Answers, step: int) -> Int64s:
-    """Return the starts of the intervals at both ends of which the proof holds."""
+def _proof_intervals(answers: Answers, step: int) -> tuple[Int64s, Int64s]:
+    """
+    Return the starts of the intervals throughout which the proof holds, and of those among them with the same series
+    of the proof at both ends: nothing that is watched was new.
+
+    A sample that holds at an interval's end may stand anywhere in it, so that one more must follow.
+    """
     at = _proof_instants(answers, step)
-    return at[np.isin(at + step, at)]
+    held = at[np.isin(at + step, at) & np.isin(at + 2 * step, at)]
+    if answers.proof is None or not len(held):
+        return held, held
+    here = [_filled(one.at, step) for one in answers.proof.series]
+    new = np.concatenate([one[~np.isin(one - step, one)] - step for one in here])
+    return held, np.setdiff1d(held, new)
 
 
 def _cover_by_proof(
@@ -479,6 +507,13 @@ def _aligned(wanted: Int64s, at: Int64s, value: Float64s, missing: float) -> Flo
         return np.full(len(wanted), missing)
     index = np.minimum(np.searchsorted(at, wanted), len(at) - 1)
     return np.where(at[index] == wanted, value[index], missing)
+
+
+def _merged(at: Int64s, value: Float64s, more_at: Int64s, more: Float64s) -> tuple[Int64s, Float64s]:
+    """Return two disjoint pairs of columns as one, in order of time."""
+    together = np.concatenate([at, more_at])
+    order = np.argsort(together, kind="stable")
+    return together[order], np.concatenate([value, more])[order]
 
 
 def _spans(at: Int64s, step: int) -> Window:

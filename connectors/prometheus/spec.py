@@ -107,6 +107,8 @@ class MetricSpec(BaseModel):
         """Return its queries as templates: plain counter selectors wrapped, summed ``by`` these labels."""
         if self.shape == "level":
             return (str(self.query),)
+        if self.shape == "count" and promql.is_plain(str(self.counter)):
+            return (promql.counted(str(self.counter), by, self.step_seconds),)
         if self.shape == "distribution":
             buckets, sums = str(self.buckets), self.sum
             if sums is None and re.match(r"\s*\w+_bucket\b", buckets) and promql.is_plain(buckets):
@@ -149,7 +151,8 @@ class Question:
         grouped: Whether it may yield several series.
         fresh: Queries that tell where the value rests on samples of its step; None where no query can.
         proof_fresh: The same for the proof.
-        born: Of a count: what series that are new at an interval's end stand at, all of which ``increase`` may miss.
+        born: Of a plain counter: what series stand at that are new at an interval's end.
+        mixed: Of a plain histogram: where its series do not all have the same buckets.
         seen: Of a count whose silence is 0: where the counter had samples at all, which is no silence.
     """
 
@@ -163,6 +166,7 @@ class Question:
     proof_fresh: tuple[str, ...] | None = ()
     born: str = ""
     seen: str = ""
+    mixed: str = ""
 
     def __str__(self) -> str:
         return self.spec.name + (f" of {promql.matchers(self.labels)}" if self.labels else "")
@@ -175,7 +179,8 @@ class Question:
     @property
     def queries(self) -> tuple[str, ...]:
         """All queries one slice of it asks, each once, the value first."""
-        own = (self.value, self.other, self.proof, *(self.fresh or ()), *(self.proof_fresh or ()), self.born, self.seen)
+        own = [self.value, self.other, self.proof, *(self.fresh or ()), *(self.proof_fresh or ())]
+        own += [self.born, self.seen, self.mixed]
         return tuple(dict.fromkeys(one for one in own if one))
 
     def instants(self, low: int, high: int) -> tuple[int, int]:
@@ -208,14 +213,14 @@ def _question(spec: MetricSpec, labels: Labels, by: Sequence[str]) -> Question:
     values = {"selector": promql.matchers(labels), "step": f"{step}s"}
     value, other = (*(promql.fill(text, values) for text in spec.asked(by)), "")[:2]
     proof = promql.fill(spec.proof or "", values)
-    plain = promql.is_plain(spec.query or spec.counter or "")
-    counter = promql.fill(spec.counter or "", values).strip() if plain else ""
-    grouping = f" by ({', '.join(by)}) " if by else ""
+    counter = promql.fill(spec.counter or "", values)
+    counter = counter if promql.is_plain(counter) else ""
+    buckets = promql.fill(spec.buckets or "", values)
     seen = ""
     if proof and spec.shape == "count" and spec.metric.silence is Silence.ZERO:
-        seen = f"sum{grouping}(count_over_time({counter}[{step}s]))" if counter else promql.seen_query(value, step)
-    fresh = promql.fresh_queries(other if spec.shape == "ratio" else value, step)
-    if spec.shape == "level" and plain:
+        seen = promql.sampled(counter, by, step) if counter else promql.sampled_any(value, step)
+    fresh = () if counter else promql.fresh_queries(other if spec.shape == "ratio" else value, step)
+    if spec.shape == "level" and promql.is_plain(value):
         value, fresh = promql.current(value, step), ()
     proof_fresh: tuple[str, ...] | None = ()
     if promql.is_plain(proof):
@@ -224,11 +229,12 @@ def _question(spec: MetricSpec, labels: Labels, by: Sequence[str]) -> Question:
         proof_fresh = promql.fresh_queries(proof, step)
     return Question(
         spec, labels, value, other, proof,
-        grouped=bool(by) or not promql.is_single(value),
+        grouped=bool(by) or not (counter or promql.is_single(value)),
         fresh=fresh,
         proof_fresh=proof_fresh,
-        born=f"sum{grouping}({counter} unless {counter} offset {step}s)" if counter else "",
+        born=promql.born(counter, by, step) if counter else "",
         seen=seen,
+        mixed=promql.mixed(buckets, by) if promql.is_plain(buckets) else "",
     )
 
 

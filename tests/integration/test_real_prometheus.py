@@ -327,7 +327,10 @@ def test_an_empty_answer_says_which_name_was_meant(server):
 
 def test_a_step_too_short_for_an_increase_is_explained(server):
     truth = server.truth
-    metric = {"name": "requests", "shape": "count", "counter": "req_total{$selector}", "step_seconds": 10}
+    metric = {
+        "name": "error_ratio", "shape": "ratio", "numerator": 'req_total{$selector,code=~"5.."}',
+        "denominator": "req_total{$selector}", "step_seconds": 10,
+    }
     batches = collect(server, Window.of(truth.end - HOUR, truth.end - 1), metric)
     [note] = [note for batch in batches for note in batch.notes]
     assert "twice the scrape interval" in note
