@@ -6,12 +6,12 @@ SQLite by default, PostgreSQL when several machines share it. Importing this pac
 
 from typing import TYPE_CHECKING, Any
 
-from harvester.store.records import Collection, FrozenCopy, Lease, Written
+from harvester.store.records import Collection, Damage, FrozenCopy, Lease, Written
 
 if TYPE_CHECKING:
     from harvester.store.store import Store
 
-__all__ = ["Collection", "FrozenCopy", "Lease", "Store", "Written"]
+__all__ = ["Collection", "Damage", "FrozenCopy", "Lease", "Store", "Written"]
 
 
 def __getattr__(name: str) -> Any:

@@ -219,15 +219,17 @@ def prepare_file(path: Path, create: bool) -> None:
 
 
 _BUSY = "another process holds the store"
+_DAMAGED = "the file is damaged"
+_FAILED = "the disk failed or the file was cut short"
 
 _SQLITE_ERRORS = (
     ("is full", "the disk is full", "free some space; what was stored stays whole", True),
     ("readonly", "may not be written", "is the file or its folder read-only?", False),
     ("not a database", "is not a harvester store", "name another file in [store] url", False),
-    ("malformed", "the file is damaged", "harvest db check tells where; restore a backup", False),
+    ("malformed", _DAMAGED, "harvest db repair saves what can be read; or restore a backup", False),
     ("locked", _BUSY, "try again; does another harvest hang?", True),
     ("unable to open", "cannot be opened", "are the folder and its rights as they should be?", False),
-    ("disk I/O error", "the disk failed or the file was cut short", "harvest db check tells where", False),
+    ("disk I/O error", _FAILED, "is the disk full or failing? harvest db check tells what is damaged", False),
     ("no such", "is a database of something else", "give harvester a file of its own in [store] url", False),
 )
 
@@ -247,9 +249,17 @@ _POSTGRESQL_ERRORS = (
 )
 
 
+def is_damage(error: StoreError) -> bool:
+    """Tell whether an error says that bytes of the file are not what they were."""
+    return error.cause in (_DAMAGED, _FAILED)
+
+
 def _store_error(operation: str, target: str, dialect: str, error: DBAPIError) -> StoreError:
     text = str(error.orig)
     state = getattr(error.orig, "sqlstate", None)
+    if getattr(error.orig, "sqlite_errorname", "") in ("SQLITE_IOERR_WRITE", "SQLITE_IOERR_FSYNC"):
+        hint = "free some space, or look at the disk; what was stored stays whole"
+        return StoreError(operation, target, "the disk is full or failing", hint=hint, retry=True)
     table = [("", *row) for row in _SQLITE_ERRORS] if dialect == "sqlite" else _POSTGRESQL_ERRORS
     for code, sign, cause, hint, retry in table:
         if (code == state) if state else (sign in text):

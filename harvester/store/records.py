@@ -53,6 +53,26 @@ class Collection:
 
 
 @dataclass(frozen=True, slots=True)
+class Damage:
+    """
+    Readings that cannot be read any more.
+
+    Attributes:
+        text: What is damaged and how, for a person.
+        series: Whose readings; where a batch in waiting is damaged, whose they may be.
+        window: Of which days; what to collect again.
+        table: Where the bytes are.
+        id: Which of its rows.
+    """
+
+    text: str
+    series: tuple[Series, ...]
+    window: Window
+    table: str
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
 class Lease:
     """The right to do something alone for a while; ``fence`` rises with every new holder."""
 

@@ -68,14 +68,29 @@ occurrence = Table(
     Index("occurrence_start", "series", "start"),
 )
 
-coverage = Table(
-    "coverage",
+def _coverage(name: str) -> Table:
+    return Table(
+        name,
+        metadata,
+        Column("source", Text, primary_key=True),
+        Column("metric", Text, primary_key=True),
+        Column("labels", Text, primary_key=True),  # JSON pairs, or "*" for every series of the metric
+        Column("start", BigInteger, primary_key=True),
+        Column("end", BigInteger, nullable=False),
+    )
+
+
+coverage = _coverage("coverage")
+
+# What was proven of days whose readings were dropped: apart, lest nothing be taken for zero where there was something.
+past_coverage = _coverage("past_coverage")
+
+# What stays of a block that retention dropped, under its id.
+summary = Table(
+    "summary",
     metadata,
-    Column("source", Text, primary_key=True),
-    Column("metric", Text, primary_key=True),
-    Column("labels", Text, primary_key=True),  # JSON pairs, or "*" for every series of the metric
-    Column("start", BigInteger, primary_key=True),
-    Column("end", BigInteger, nullable=False),
+    Column("id", _Key, primary_key=True, autoincrement=False),
+    Column("data", LargeBinary, nullable=False),
 )
 
 state = Table("state", metadata, Column("source", Text, primary_key=True), Column("data", Text, nullable=False))
@@ -142,5 +157,5 @@ lease = Table(
     Column("fence", BigInteger, nullable=False, default=0),
 )
 
-BLOBS = (("block", "data"), ("pending", "data"), ("frozen", "content"))
+BLOBS = (("block", "data"), ("pending", "data"), ("summary", "data"), ("frozen", "content"))
 """Columns that hold compressed bytes, which PostgreSQL need not try to compress again."""

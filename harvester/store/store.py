@@ -46,10 +46,10 @@ from harvester.store.codec import (
     merge,
     readings_of,
 )
-from harvester.store.engine import Database
+from harvester.store.engine import Database, is_damage
 from harvester.store.frozen import AlteredError, freeze_content, thaw_content
 from harvester.store.migrations import STEPS
-from harvester.store.records import Collection, FrozenCopy, Lease, Written
+from harvester.store.records import Collection, Damage, FrozenCopy, Lease, Written
 from harvester.store.schema import DAY_BITS, DAY_MASK
 from harvester.store.texts import (
     Identity,
@@ -158,6 +158,11 @@ class Store:
         self.close()
 
     @property
+    def database(self) -> Database:
+        """The connection, for those who look after the store."""
+        return self._database
+
+    @property
     def dialect(self) -> str:
         """``sqlite`` or ``postgresql``."""
         return self._database.dialect
@@ -240,6 +245,18 @@ class Store:
             query = query.where(schema.series.c.metric == metric)
         with self._reading() as connection:
             return self._remember(connection.execute(query).all())
+
+    def numbered(self) -> dict[int, Series]:
+        """Return the stored series by their id: the upper bits of the ids of their blocks."""
+        self.series()
+        return {number: one for number, (_, one) in self._series.items()}
+
+    def forget(self) -> None:
+        """Forget what was read of the series, for the store was filled from outside."""
+        with self._lock:
+            self._series.clear()
+            self._numbers.clear()
+            self._by_identity.clear()
 
     def _remember(self, rows: Iterable[Any]) -> list[Series]:
         found = []
@@ -424,7 +441,7 @@ class Store:
 
     def _plan(self, key: int, held: _Held, new: Columns) -> _Plan:
         buckets = self._log_buckets(key)
-        old = [] if held.data is None else [self._decoded(key, held.data)]
+        old = [] if held.data is None else [self.decoded(key, held.data)]
         old += held.waiting
         if not old:
             return _Plan(len(new), encode(new))
@@ -540,7 +557,7 @@ class Store:
             last = rows[-1].id
             waiting = Waiting((row.id, self._rows_of(row.id, row.data)) for row in rows)
             self.series()
-            keys = waiting.keys
+            keys = [key for key in waiting.keys if key >> DAY_BITS in self._series]
             damaged: set[int] = set()
             for low in range(0, len(keys), _CHUNK):
                 damaged |= self._fold_some(keys[low : low + _CHUNK], waiting, last)
@@ -567,7 +584,7 @@ class Store:
                 if not held.waiting:
                     continue
                 try:
-                    old = [] if data is None else [self._decoded(key, data)]
+                    old = [] if data is None else [self.decoded(key, data)]
                 except DamagedBlock:
                     damaged.add(key)
                     continue
@@ -604,6 +621,32 @@ class Store:
         """
         if not series or not window:
             return [_empty(one) for one in series]
+        try:
+            return self._read(series, window)
+        except StoreError as e:
+            if is_damage(e):
+                self._name_damage(series, window)
+            raise
+
+    def _name_damage(self, series: Sequence[Series], window: Window) -> None:
+        """Raise a DamagedBlock that names the first day whose pages cannot be read, if there is one."""
+        for one in series:
+            covered = self.coverage(one.source, one.metric.name, one.labels) & window
+            number = self._number(one)
+            if number is None:
+                continue
+            for first, last in _day_ranges(covered):
+                for key in range(number << DAY_BITS | first, (number << DAY_BITS | last) + 1):
+                    try:
+                        with self._reading() as connection:
+                            connection.execute(select(schema.block).where(schema.block.c.id == key)).all()
+                    except StoreError as e:
+                        raise DamagedBlock(
+                            "read", self._name_of(key), "cannot be read: the file is damaged",
+                            hint="what lies elsewhere is readable; harvest db repair saves it",
+                        ) from e
+
+    def _read(self, series: Sequence[Series], window: Window) -> list[Readings]:
         with self._database.guard("read"):
             numbers = self._numbers_of(series)
             found = {number: one for one, number in zip(series, numbers, strict=True) if number is not None}
@@ -633,7 +676,7 @@ class Store:
         folded: dict[int, int] = {}
         for key, before, data in rows:
             folded[key] = before
-            parts[key >> DAY_BITS].append(self._decoded(key, data))
+            parts[key >> DAY_BITS].append(self.decoded(key, data))
         for key in waiting.keys:
             number, day = key >> DAY_BITS, key & DAY_MASK
             if number in numbers and any(first <= day <= last for first, last in ranges):
@@ -669,7 +712,7 @@ class Store:
             for number, rows in found.items()
         }
 
-    def _decoded(self, key: int, data: bytes) -> Columns:
+    def decoded(self, key: int, data: bytes) -> Columns:
         try:
             return decode(data)
         except NewerFormatError as e:
@@ -677,7 +720,7 @@ class Store:
         except Exception as e:  # bytes that pass for a block by accident may break the compressor in any way
             raise DamagedBlock(
                 "read", self._name_of(key), f"its block is damaged ({e})",
-                hint="its other days are readable; restore a backup",
+                hint="its other days are readable; harvest db repair drops it, so that it is collected again",
             ) from e
 
     def _rows_of(self, number: int, data: bytes) -> list[Any]:
@@ -915,6 +958,13 @@ class Store:
             row = connection.execute(query).one_or_none()
         return row.owner if row is not None and row.lease_until > to_milliseconds(self._now()) else None
 
+    def holders(self) -> dict[str, str]:
+        """Return who holds which lease now, by the lease's name."""
+        table = schema.lease
+        query = select(table.c.name, table.c.owner).where(table.c.lease_until > to_milliseconds(self._now()))
+        with self._reading() as connection:
+            return {row.name: row.owner for row in connection.execute(query)}
+
     # -- looking after it ---------------------------------------------------------------------------------------------
 
     def info(self) -> dict[str, Any]:
@@ -936,7 +986,7 @@ class Store:
     def check(self) -> list[str]:
         """Return everything wrong with the store: damaged blocks by series and day, the engine's own findings."""
         problems: list[str] = []
-        for look in (self._check_engine, self._check_blocks, self._check_pending, self.verify_frozen):
+        for look in (self._check_engine, self._check_readings, self.verify_frozen):
             try:
                 problems += look()
             except StoreError as e:  # a file cut short fails in the middle of a look; the others may still tell more
@@ -950,27 +1000,96 @@ class Store:
             found = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
         return [str(text) for text in found if text != "ok"]
 
-    def _check_blocks(self) -> list[str]:
-        problems = []
-        self.series()
-        query = select(schema.block.c.id, schema.block.c.data).order_by(schema.block.c.id)
-        with self._reading() as connection:
-            for row in connection.execute(query.execution_options(yield_per=_CHUNK)):
-                try:
-                    self._decoded(row.id, row.data)
-                except StoreError as e:
-                    problems.append(str(e))
-        return problems
+    def _check_readings(self) -> list[str]:
+        return [one.text for one in self.damaged()]
 
-    def _check_pending(self) -> list[str]:
-        problems = []
+    def damaged(self) -> list[Damage]:
+        """
+        Look at every block and every batch in waiting, and return those that fail their checksum.
+
+        Raises:
+            StoreVersion: at the first one that a newer harvester wrote.
+        """
+        found = []
+        whose: tuple[Series, ...]
+        self.series()
         with self._reading() as connection:
-            for row in connection.execute(select(schema.pending.c.id, schema.pending.c.data)):
+            blocks = select(schema.block.c.id, schema.block.c.data).order_by(schema.block.c.id)
+            with connection.execute(blocks.execution_options(yield_per=_CHUNK)) as rows:
+                for row in rows:
+                    try:
+                        self.decoded(row.id, row.data)
+                    except DamagedBlock as e:
+                        series, day = self._series.get(row.id >> DAY_BITS), (row.id & DAY_MASK) * DAY
+                        whose = (series[1],) if series else ()
+                        found.append(Damage(str(e), whose, Window.of(day, day + DAY), "block", row.id))
+            for row in connection.execute(select(schema.pending).order_by(schema.pending.c.id)).all():
                 try:
                     self._rows_of(row.id, row.data)
-                except StoreError as e:
-                    problems.append(str(e))
-        return problems
+                except DamagedBlock as e:
+                    numbers = range(row.low >> DAY_BITS, (row.high >> DAY_BITS) + 1)
+                    whose = tuple(self._series[number][1] for number in numbers if number in self._series)
+                    days = Window.of(row.first_day * DAY, (row.last_day + 1) * DAY)
+                    found.append(Damage(str(e), whose, days, "pending", row.id))
+        return found
+
+    def repair(self) -> list[Damage]:
+        """
+        Drop what is damaged and the coverage it proved, so that nothing claims it and a collection may bring it again.
+
+        Returns what was dropped: ``window`` of the sources of ``series`` is to be collected again. Coverage that was
+        proven for all series of a metric stays proven for those that are not damaged.
+        """
+        dropped = []
+        for one in self.damaged():
+            table = schema.metadata.tables[one.table]
+            with self._writing(full_sync=True) as connection:
+                data = connection.scalar(select(table.c.data).where(table.c.id == one.id))
+                if data is None or not self._still_damaged(one, data):
+                    continue  # it was repaired, or written anew, since it was looked at
+                connection.execute(delete(table).where(table.c.id == one.id))
+                self._uncover(connection, one.series, one.window)
+            dropped.append(one)
+        return dropped
+
+    def _still_damaged(self, one: Damage, data: bytes) -> bool:
+        try:
+            self.decoded(one.id, data) if one.table == "block" else self._rows_of(one.id, data)
+        except DamagedBlock:
+            return True
+        return False
+
+    def uncover(self, whose: Sequence[Series], window: Window) -> None:
+        """Take back what was proven of some series; what was proven for all series stays so for the others."""
+        with self._writing(full_sync=True) as connection:
+            self._uncover(connection, whose, window)
+
+    def _uncover(self, connection: Connection, whose: Sequence[Series], window: Window) -> None:
+        table = schema.coverage
+        damaged: dict[tuple[str, str], set[str]] = defaultdict(set)
+        for one in whose:
+            damaged[one.source, one.metric.name].add(labels_text(one.labels))
+        for (source, metric), labels in damaged.items():
+            mine = (table.c.source == source, table.c.metric == metric)
+            held: dict[str, Window] = defaultdict(Window)
+            for row in connection.execute(select(table).where(*mine)):
+                held[row.labels] |= Window.of(row.start, row.end)
+            everybody = labels_text(None)
+            lost = held[everybody] & window
+            kept = {name: spans - window if name in labels else spans for name, spans in held.items()}
+            kept[everybody] = held[everybody] - window
+            others = select(schema.series.c.labels).where(
+                schema.series.c.source == source, schema.series.c.metric == metric
+            )
+            for name in set(connection.scalars(others)) - labels:
+                kept[name] = kept.get(name, Window()) | lost
+            connection.execute(delete(table).where(*mine))
+            rows = [
+                {"source": source, "metric": metric, "labels": name, "start": start, "end": end}
+                for name, spans in kept.items()
+                for start, end in spans.spans
+            ]
+            self._database.upsert(connection, table, rows)
 
     def sync(self, *, compact: bool = False) -> None:
         """

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import stat
 import subprocess
 import sys
+import tempfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -99,15 +102,126 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot be created: a part of the path is a file") as raised:
         Store.open(str(tmp_path / "file" / "store.db"))
     assert "[store] url" in raised.value.hint
-    if os.getuid() == 0:
-        pytest.skip("root may write everywhere: the read-only folder was not tried")
-    Store.open(str(tmp_path / "store.db")).close()
-    tmp_path.chmod(0o500)
+
+
+ORDINARY = """
+import os, pathlib, sys
+from harvester.errors import StoreError
+from harvester.store import Store
+
+folder = pathlib.Path(sys.argv[1])
+Store.open(str(folder / "warm.db")).close()  # everything is imported while it may be
+if os.getuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+for name in ("store.db", "new.db"):
     try:
-        with pytest.raises(StoreError, match="may not be written"):
-            Store.open(str(tmp_path / "store.db"))
+        Store.open(str(folder / name))
+    except StoreError as e:
+        print(e)
+"""
+
+
+def test_a_read_only_folder_is_said_to_an_ordinary_user() -> None:
+    folder = Path(tempfile.mkdtemp(prefix="harvester-ro-", dir="/tmp"))  # which another user may look into
+    try:
+        Store.open(str(folder / "store.db")).close()
+        (folder / "store.db").chmod(0o644)
+        Store.open(str(folder / "warm.db")).close()
+        folder.chmod(0o755 if os.getuid() == 0 else 0o500)
+        done = subprocess.run([sys.executable, "-c", ORDINARY, str(folder)], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        held, new = done.stdout.splitlines()
+        assert "store.db: may not be written (is the file or its folder read-only?)" in held
+        assert "new.db: cannot be created: Permission denied (set [store] url to a folder you may write to)" in new
     finally:
-        tmp_path.chmod(0o700)
+        folder.chmod(0o700)
+        shutil.rmtree(folder)
+
+
+LIMITED = """
+import resource, signal, sys
+sys.path.insert(0, {here!r})
+import numpy as np
+from harvester.errors import StoreError
+from harvester.readings import DAY
+from harvester.store import Store
+from store_samples import EVER, START, batch, level, series
+
+rng = np.random.default_rng(1)
+with Store.open(sys.argv[1]) as store:
+    store.commit("source", batch(level(np.ones(100)), state={{"n": 1}}))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, resource.RLIM_INFINITY))
+    days = [level(rng.normal(size=1440), START + day * DAY) for day in range(99)]
+    try:
+        store.commit("source", batch(*days, state={{"n": 2}}))
+    except StoreError as e:
+        print(e, e.retry)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert store.state("source") == {{"n": 1}}
+    assert store.read([series()], EVER)[0].value.tolist() == [1.0] * 100
+    assert store.check() == []
+    store.commit("source", batch(*days, state={{"n": 2}}))
+    assert store.state("source") == {{"n": 2}}
+"""
+
+
+def test_a_file_that_may_not_grow_is_said_and_what_was_stored_stays_whole_and_goes_on(tmp_path: Path) -> None:
+    code = LIMITED.format(here=str(Path(__file__).parent))
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "s.db")], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "s.db: the disk is full" in done.stdout
+    assert done.stdout.rstrip().endswith("True")
+
+
+@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("mount"), reason="only root may mount a small disk: a full one was not tried")
+def test_a_full_disk_is_said_and_nothing_is_lost(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no small disk can be mounted here ({mounted.stderr.strip()}): a full one was not tried")
+    rng = np.random.default_rng(1)
+    try:
+        with Store.open(str(disk / "store.db")) as store:
+            said = 0
+
+            def fill() -> None:
+                nonlocal said
+                for _ in range(400):
+                    days = (level(rng.normal(size=1440), START + said * DAY, name=name) for name in "ab")
+                    store.commit("source", batch(*days, state={"n": said + 1}))
+                    said += 1
+
+            with pytest.raises(StoreError, match="the disk is full") as raised:
+                fill()
+            assert raised.value.retry
+            assert said > 5
+            assert store.state("source") == {"n": said}
+            found = store.read([series(name="a"), series(name="b")], EVER)
+            assert [len(one) for one in found] == [1440 * said] * 2
+            assert store.check() == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_block_of_a_newer_format_is_refused_by_name_and_never_dropped(url: str) -> None:
+    with Store.open(url) as store:
+        store.commit("source", batch(level(np.ones(100)), level(np.ones(100), START + DAY)))
+        with store._database.write() as connection:
+            query = sa.text("SELECT max(id), data FROM block WHERE id = (SELECT max(id) FROM block) GROUP BY data")
+            key, data = connection.execute(query).one()
+            content = bytes([99]) + bytes(data[5:])
+            newer = zlib.crc32(content).to_bytes(4, "little") + content
+            connection.execute(sa.text("UPDATE block SET data = :data WHERE id = :id"), {"data": newer, "id": key})
+        for work in (lambda: store.read([series()], EVER), store.damaged, store.repair):
+            with pytest.raises(StoreVersion, match=r'cpu\{instance="a"\} on 2024-10-05: block format 99') as raised:
+                work()
+            assert "upgrade" in raised.value.hint
+        assert len(store.read([series()], Window.of(START, START + DAY))[0]) == 100
+        assert store.info()["blocks"] == 2
 
 
 def test_a_newer_store_is_refused_and_unchanged(url: str) -> None:
