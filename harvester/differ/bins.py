@@ -102,22 +102,40 @@ def _kept(index: Integers, value: Array, sizes: Integers) -> Bins:
     return Bins(index, value).select((sizes >= 0.5 * np.median(sizes)) & np.isfinite(value))
 
 
-def of_level(readings: Level | None, change: int, statistic: str, usual: float | None) -> Bins:
+def of_level(
+    readings: Level | None, change: int, statistic: str, usual: float | None, *, logs_first: bool = True
+) -> Bins:
     """
     Return the logarithm of a level in each bin, or its plain values.
 
     Args:
         readings: Samples.
         change: T, milliseconds UTC.
-        statistic: What a bin's samples are brought to: ``mean`` is the mean of their logarithms.
+        statistic: What a bin's samples are brought to.
         usual: The usual level of that side, positive; None for plain values.
+        logs_first: Whether logarithms are taken of the samples, or of what they are brought to.
     """
     if readings is None or not len(readings):
         return NONE
     index, starts = group(readings.at, change)
-    values = readings.value if usual is None else np.log(readings.value / usual + ZERO_SHARE) + np.log(usual)
-    value, sizes = reduce_bins(values, starts, statistic)
+    if usual is None:
+        value, sizes = reduce_bins(readings.value, starts, statistic)
+    elif logs_first:
+        value, sizes = reduce_bins(np.log(readings.value / usual + ZERO_SHARE), starts, statistic)
+        value += np.log(usual)
+    else:
+        value, sizes = reduce_bins(readings.value / usual, starts, statistic)
+        value = np.log(value + ZERO_SHARE) + np.log(usual)
     return _kept(index, value, sizes)
+
+
+def roughness(levels: Bins) -> float:
+    """Return the root mean square difference of bins a day apart, infinite where there is no such pair."""
+    later = np.searchsorted(levels.index, levels.index + BINS_PER_DAY)
+    inside = later < len(levels)
+    pairs = inside & (levels.index[np.where(inside, later, 0)] == levels.index + BINS_PER_DAY)
+    differences = levels.value[later[pairs]] - levels.value[pairs]
+    return float(np.sqrt(np.mean(differences**2))) if len(differences) else np.inf
 
 
 def of_distribution(readings: Distribution | None, change: int, statistic: str) -> Bins:

@@ -45,6 +45,10 @@ NOISE: Array = np.array(
 """The grid of (l, k, g, o); each has the same prior weight."""
 
 
+PRIOR_OF_STEP = 0.8
+"""That the effect is whole from T on; a step half a day or a day late and ramps of one or three days share the rest."""
+
+
 class Onset(StrEnum):
     """How the effect sets in: averaged over five shapes (one marked change) or a plain step (screening)."""
 
@@ -222,10 +226,11 @@ def onset_shapes(x: Array, onset: Onset) -> tuple[Array, Array]:
     A shape counts only if it leaves at least half of the after bins at full effect.
     """
     after = x > 0
-    candidates = [(0.6, after.astype(float))]
+    candidates = [(PRIOR_OF_STEP, after.astype(float))]
     if onset is Onset.AVERAGED:
-        candidates += [(0.1, (x > late).astype(float)) for late in (0.5, 1.0)]
-        candidates += [(0.1, np.clip(x / length, 0.0, 1.0)) for length in (1.0, 3.0)]
+        each = (1 - PRIOR_OF_STEP) / 4
+        candidates += [(each, (x > late).astype(float)) for late in (0.5, 1.0)]
+        candidates += [(each, np.clip(x / length, 0.0, 1.0)) for length in (1.0, 3.0)]
     full = [(prior, s) for prior, s in candidates if (s[after] >= 1.0).mean() >= 0.5]
     prior = np.array([one for one, _ in full])
     return np.array([s for _, s in full]), prior / prior.sum()

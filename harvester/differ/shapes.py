@@ -109,15 +109,35 @@ def _of_levels(question: Question, left: Level, right: Level) -> Answer:
     usual = [_usual(one, older) for one in (left, right)]
     if None in usual:
         usual = [None, None]
-    levels = Levels(
-        bins.of_level(left, question.at, question.statistic, usual[0]),
-        bins.of_level(right, question.at, question.statistic, usual[1]),
-        bins.of_level(older, question.at, question.statistic, usual[0]),
-    )
+    levels = _quieter(left, right, older, question.at, question.statistic, usual)
     caveats: tuple[Caveat, ...] = ()
     if question.statistic == "max":
         caveats = (Caveat("extremes", "maxima are observed extremes, one value each; longer windows have larger ones"),)
     return Answer(_structural(question, levels, logarithmic=None not in usual), levels=levels, caveats=caveats)
+
+
+def _quieter(
+    left: Level, right: Level | None, older: Level | None, at: int, statistic: str, usual: Sequence[float | None]
+) -> Levels:
+    """
+    Return the levels of a series, read in the way in which its baseline and history are quieter.
+
+    A bin's mean is that of the logarithms, which spikes move little, or the logarithm of the mean, which zeros move
+    little. Both shift alike when a side is scaled. The choice never looks at what came after.
+    """
+    readings = [
+        Levels(
+            bins.of_level(left, at, statistic, usual[0], logs_first=logs_first),
+            bins.of_level(right, at, statistic, usual[1], logs_first=logs_first),
+            bins.of_level(older, at, statistic, usual[0], logs_first=logs_first),
+        )
+        for logs_first in ((True, False) if statistic == "mean" and None not in usual else (True,))
+    ]
+    return min(readings, key=lambda one: bins.roughness(_before(one)))
+
+
+def _before(levels: Levels) -> Bins:
+    return inference.recent(levels.history, levels.before) + levels.before if len(levels.before) else NONE
 
 
 def _usual(level: Level, history: Level | None) -> float | None:
@@ -431,9 +451,7 @@ def baseline_levels(before: Evidence, at: int, history: Readings | None, statist
         usual = _usual(one, older)
         if usual is None:
             return None
-        return Levels(
-            bins.of_level(one, at, statistic, usual), NONE, bins.of_level(older, at, statistic, usual)
-        )
+        return _quieter(one, None, older, at, statistic, (usual, usual))
     if isinstance(one, Distribution):
         earlier = history if isinstance(history, Distribution) else None
         return Levels(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -24,9 +25,9 @@ def reference_posterior(bins, y, at, averaged):
     hourly = (slot[:, None] == slot).astype(float)
     walk = np.minimum(x[:, None], x) - x[0] + 1
     after = x > 0
-    shapes = [(0.6, after * 1.0)]
+    shapes = [(0.8, after * 1.0)]
     if averaged:
-        shapes += [(0.1, (x > 0.5) * 1.0), (0.1, (x > 1) * 1.0), (0.1, np.clip(x, 0, 1)), (0.1, np.clip(x / 3, 0, 1))]
+        shapes += [(0.05, one * 1.0) for one in (x > 0.5, x > 1)] + [(0.05, np.clip(x / d, 0, 1)) for d in (1, 3)]
     n, weights, centres, scales = len(y), [], [], []
     for walking, weekly, both, drift in NOISE:
         cov = np.eye(n) + walking * walk + weekly * daily + 10 * hourly + both * hourly * daily
@@ -247,3 +248,24 @@ def test_peak_hours_of_many_days_are_compared_by_their_occurrences():
     assert diff(side(T - 14 * DAY, 14, 1), side(T, 14, 0.5), at=T).verdict is Verdict.IMPROVED
     few = diff(side(T - 14 * DAY, 14, 1), side(T, 4, 0.5), at=T)
     assert (few.verdict, codes(few)) == (Verdict.REFUSED, ["few_spans"])
+
+
+def test_zeros_and_spikes_are_each_read_in_the_quieter_way():
+    rng = np.random.default_rng(11)
+
+    def spiked(at):
+        return values_of(rng, at) * np.where(rng.random(len(at)) < 0.01, 200.0, 1.0)
+
+    def zeroed(at):
+        return rng.poisson(1.5, len(at)) * 1.0
+
+    for values in (spiked, zeroed):
+        sides = levels(values, lambda at, draw=values: 0.6 * draw(at))
+        found = compare(sides)
+        logs = [np.log(side.readings.value + 0.01 * np.median(side.readings.value)) for side in sides]
+        blocks = [np.log(side.readings.value.reshape(-1, 72).mean(axis=1)) for side in sides]
+        spreads = [np.std(logs[0].reshape(-1, 72).mean(axis=1)), np.std(blocks[0])]
+        assert (spreads[0] < spreads[1]) == (values is spiked)
+        level = logs if values is spiked else blocks
+        assert math.log(found.effect.estimate) == pytest.approx(level[1].mean() - level[0].mean(), abs=0.05)
+        assert found.verdict in CLAIMS
