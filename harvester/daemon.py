@@ -71,13 +71,15 @@ class Patience:
         stop: For a child that was asked to end, before it is killed.
         pause: Before the next child after one that failed; twice as long each time, at most ``longest_pause``.
         longest_pause: See ``pause``.
+        least: Between two children, whatever is due.
     """
 
     heartbeat: float = 30.0
     silence: float = 900.0
-    stop: float = 5.0
+    stop: float = 8.0
     pause: float = 10.0
     longest_pause: float = 300.0
+    least: float = 1.0
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -122,20 +124,30 @@ def _alone(url: str, now: Callable[[], datetime]) -> Iterator[Path]:
             hint="set [store] url to a folder you may write to",
         ) from e
     with os.fdopen(descriptor, "r+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(file):
             who = _said(path)
             name = f"process {who['pid']} on {who['host']}, since {who['since'][:16]} UTC" if who else "it"
             raise StoreBusy(
                 "run", _store_name(url), f"another daemon is at this store: {name}",
                 hint=f"harvest status shows it; stop it first{', with kill ' + str(who['pid']) if who else ''}",
-            ) from None
+            )
         who = {"pid": os.getpid(), "host": socket.gethostname(), "since": now().isoformat(), "version": __version__}
         file.truncate()
         file.write(json.dumps(who))
         file.flush()
         yield path
+
+
+def _locked(file: IO[str]) -> bool:
+    """Take the lock of a file; ``running`` holds it for a moment when it looks, so try more than once."""
+    for attempt in range(5):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.02 * attempt)
+        else:
+            return True
+    return False
 
 
 def _said(path: Path) -> dict[str, Any]:
@@ -291,13 +303,13 @@ class _Daemon:
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 2},
         )
         self._commands: SimpleQueue[str] = SimpleQueue()  # the one queue a signal handler may put into
-        self._settings_file: IO[bytes] | None = None
-        self._sources = 0
-        self._use(settings)
         self._turn = threading.Lock()
         self._again = False
         self._child: subprocess.Popen[bytes] | None = None
         self._child_lock = threading.Lock()
+        self._settings_file: IO[bytes] | None = None
+        self._sources = 0
+        self._use(settings)
         self._stopping = False
         self._next_due = 0
         self._failures = 0
@@ -308,14 +320,15 @@ class _Daemon:
 
     def _use(self, settings: Settings) -> None:
         """Keep the text of settings that are valid, for the children, in a file nobody else can see or change."""
-        content = settings.path.read_bytes() if settings.path else None
-        if self._settings_file is not None:
-            self._settings_file.close()
-            self._settings_file = None
-        if content is not None:
-            self._settings_file = tempfile.TemporaryFile()  # noqa: SIM115  it lives as long as the daemon
-            self._settings_file.write(content)
-            self._settings_file.flush()
+        kept: IO[bytes] | None = None
+        if settings.path is not None:
+            kept = tempfile.TemporaryFile()  # noqa: SIM115  it lives as long as the settings
+            kept.write(settings.path.read_bytes())
+            kept.flush()
+        with self._child_lock:  # a child under way has a descriptor of its own
+            old, self._settings_file = self._settings_file, kept
+        if old is not None:
+            old.close()
         self._sources = len(settings.sources)
 
     # -- living -------------------------------------------------------------------------------------------------------
@@ -385,7 +398,9 @@ class _Daemon:
             child = self._child
         if child is not None:
             self._end(child)
-        self._scheduler.shutdown(wait=True)
+        # Waiting for its threads it would hold a lock that they need to schedule what comes next.
+        self._scheduler.shutdown(wait=False)
+        self._turn.acquire(timeout=2 * self._patience.stop)  # until the child's end was seen
 
     def _reload(self) -> None:
         notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
@@ -393,8 +408,7 @@ class _Daemon:
             settings = self._load()
             if settings.store.url != self._url:
                 raise ConfigError("read", "[store] url", "has changed", hint="restart harvest run to change the store")
-            with self._turn:  # the child under way has the old file
-                self._use(settings)
+            self._use(settings)
         except (HarvesterError, OSError) as e:
             logger.error("settings not reloaded, the old ones stay: %s", e)
         else:
@@ -462,7 +476,7 @@ class _Daemon:
         if end.status == 0 and "next_due" in end.said:
             self._worked, self._failures = True, 0
             wait = (int(end.said["next_due"]) - to_milliseconds(self._now())) / SECOND
-            return min(max(wait, 1.0), LONGEST_WAIT / SECOND)
+            return min(max(wait, self._patience.least), LONGEST_WAIT / SECOND)
         error = end.said.get("error")
         if error and not error["retry"] and not self._worked:
             self._fatal = _error_from(error)
@@ -477,13 +491,6 @@ class _Daemon:
 
     def _run_child(self) -> _End:
         """Start a child, pass on what it says, and wait for its end."""
-        command = list(self._command)
-        descriptors: tuple[int, ...] = ()
-        if self._settings_file is not None:
-            number = self._settings_file.fileno()
-            os.lseek(number, 0, os.SEEK_SET)
-            command += ["--config", f"/dev/fd/{number}"]
-            descriptors = (number,)
         environment = {
             name: value
             for name, value in os.environ.items()
@@ -495,10 +502,20 @@ class _Daemon:
         with self._child_lock:
             if self._stopping:
                 return _End(0)
-            self._child = child = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
-                pass_fds=descriptors, start_new_session=True,
-            )
+            command = list(self._command)
+            descriptors: tuple[int, ...] = ()
+            if self._settings_file is not None:
+                number = self._settings_file.fileno()
+                os.lseek(number, 0, os.SEEK_SET)  # where /dev/fd does not open anew but duplicates
+                command += ["--config", f"/dev/fd/{number}"]
+                descriptors = (number,)
+            try:
+                self._child = child = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
+                    pass_fds=descriptors, start_new_session=True,
+                )
+            except OSError as e:  # no memory, no process left
+                return _End(1, died=f"it could not be started: {e.strerror}")
         try:
             return self._follow(child)
         finally:
@@ -600,7 +617,7 @@ def child(load: Callable[[], Settings], now: Callable[[], datetime], out: TextIO
     if parent:
         os.nice(19)
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    signal.signal(signal.SIGTERM, _end_soon)
+    before = signal.signal(signal.SIGTERM, _end_soon)
     try:
         settings = load()
         with Store.open(settings.store.url, now=now) as store:
@@ -609,6 +626,8 @@ def child(load: Callable[[], Settings], now: Callable[[], datetime], out: TextIO
         error = {"kind": type(e).__name__, "operation": e.operation, "target": e.target, "cause": e.cause}
         print(json.dumps({"error": {**error, "hint": e.hint, "retry": e.retry}}), file=out, flush=True)
         return 2 if isinstance(e, ConfigError) else 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
     print(json.dumps(done), file=out, flush=True)
     return 0
 
@@ -637,7 +656,7 @@ def _end_soon(*_: object) -> None:
             os._exit(128 + signal.SIGTERM)
 
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    timer = threading.Timer(2.0, insist)
+    timer = threading.Timer(1.5, insist)
     timer.daemon = True
     timer.start()
     raise SystemExit(128 + signal.SIGTERM)

@@ -17,7 +17,7 @@ from harvester.daemon import Patience, child, run
 from harvester.errors import HarvesterError
 from harvester.settings import load
 
-PATIENCE = Patience(heartbeat=0.5, silence=float(os.environ.get("SILENCE", "60")), stop=5.0, pause=0.5, longest_pause=2.0)
+PATIENCE = Patience(heartbeat=0.5, silence=float(os.environ.get("SILENCE", "60")), pause=0.5, longest_pause=2.0)
 
 
 def now() -> datetime:
