@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http.client import IncompleteRead, RemoteDisconnected
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -277,7 +278,7 @@ class Client:
         while chunk := response.raw.read(_CHUNK, decode_content=True):
             if time.monotonic() > deadline:
                 raise ConnectorError(
-                    "read answer of", self.source, f"it still trickles after {10 * self.timeout[1]:.0f} s",
+                    "read answer of", self.source, f"it still trickles after {10 * self.timeout[1]:g} s",
                     hint="raise timeout, or lower max_points", retry=True,
                 )
             yield chunk
@@ -359,12 +360,12 @@ class Client:
             ) from e
         except (requests.ReadTimeout, ReadTimeoutError) as e:
             raise ConnectorError(
-                "query", target, f"no answer from {where} within {self.timeout[1]:.0f} s",
+                "query", target, f"no answer from {where} within {self.timeout[1]:g} s",
                 hint="raise timeout, or lower max_points", retry=True,
             ) from e
         except requests.ConnectTimeout as e:
             raise ConnectorError(
-                "connect to", target, f"{where} did not answer within {self.timeout[0]:.0f} s",
+                "connect to", target, f"{where} did not answer within {self.timeout[0]:g} s",
                 hint="is the host right, and reachable from here?", retry=True,
             ) from e
         except requests.exceptions.SSLError as e:
@@ -476,6 +477,10 @@ def _root(error: BaseException) -> str:
     for one in reversed(seen):
         if isinstance(one, ssl.SSLError):
             return f"its certificate is not trusted ({getattr(one, 'verify_message', '') or one.reason})"
+        if isinstance(one, RemoteDisconnected):
+            return "it closed the connection without an answer"
+        if isinstance(one, IncompleteRead):
+            return "the answer ended early"
         if isinstance(one, OSError) and one.strerror:
             return one.strerror
     return type(seen[-1]).__name__

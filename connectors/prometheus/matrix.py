@@ -100,7 +100,7 @@ def parse(chunks: Iterator[bytes], most_series: int = 1_000_000) -> Matrix:
     if head is None:
         while more():
             pass
-        return _from_document(_loads(bytes(buffer)))
+        return _limited(_from_document(_loads(bytes(buffer))), most_series)
     prefix = head.group()
     del buffer[: head.end()]
     reader = _Reader()
@@ -111,24 +111,24 @@ def parse(chunks: Iterator[bytes], most_series: int = 1_000_000) -> Matrix:
         if buffer[:1] == b"]":
             break
         if not buffer.startswith(_METRIC):
-            return _read_rest(prefix, buffer, more, found)
+            return _read_rest(prefix, buffer, more, found, most_series)
         start = _find(buffer, _VALUES, len(_METRIC), more)
         end = -1 if start < 0 else _find(buffer, _END, start + len(_VALUES), more)
         while end > 0 and len(buffer) < end + 4 and more():
             pass
         following = bytes(buffer[end + 3 : end + 4])
         if end < 0 or following not in (b",", b"]"):
-            return _read_rest(prefix, buffer, more, found)
+            return _read_rest(prefix, buffer, more, found, most_series)
         try:
             labels = json.loads(buffer[len(_METRIC) : start + 1])
             with memoryview(buffer) as view:
                 text = view[start + len(_VALUES) : end].tobytes()
             at, value = reader.columns(text)
         except ValueError:  # what was cut is no series of plain samples
-            return _read_rest(prefix, buffer, more, found)
+            return _read_rest(prefix, buffer, more, found, most_series)
         found.append(Samples(labels, at, value))
         if len(found) > most_series:
-            raise TooManyError(f"it yields more than {most_series:,} series")
+            raise _too_many(most_series)
         del buffer[: end + (4 if following == b"," else 3)]
     while more():
         pass
@@ -210,12 +210,24 @@ def _milliseconds(seconds: Float64s) -> Int64s:
     return at
 
 
-def _read_rest(prefix: bytes, buffer: bytearray, more: Callable[[], bool], found: list[Samples]) -> Matrix:
+def _read_rest(
+    prefix: bytes, buffer: bytearray, more: Callable[[], bool], found: list[Samples], most_series: int
+) -> Matrix:
     """Read what the cut does not know with the json module, after the series found so far."""
     while more():
         pass
     rest = _from_document(_loads(prefix + bytes(buffer)))
-    return Matrix((*found, *rest.series), rest.warnings, rest.histograms, rest.infos)
+    return _limited(Matrix((*found, *rest.series), rest.warnings, rest.histograms, rest.infos), most_series)
+
+
+def _limited(matrix: Matrix, most_series: int) -> Matrix:
+    if len(matrix.series) > most_series:
+        raise _too_many(most_series)
+    return matrix
+
+
+def _too_many(most_series: int) -> TooManyError:
+    return TooManyError(f"it yields more than {most_series:,} series")
 
 
 def _from_document(document: Mapping[str, Any]) -> Matrix:
@@ -232,6 +244,10 @@ def _from_document(document: Mapping[str, Any]) -> Matrix:
                 at = _milliseconds(np.array([pair[0] for pair in pairs], dtype=np.float64))
                 value = np.array([float(pair[1]) for pair in pairs], dtype=np.float64)
                 series.append(Samples(dict(one["metric"]), at, value))
+    except MalformedError:
+        raise
+    except ValueError as e:
+        raise MalformedError(f"a sample is not a number: {e}") from e
     except (AttributeError, IndexError, KeyError, TypeError) as e:
         raise MalformedError(f"a series of it has no {e}") from e
     return Matrix(tuple(series), warnings, histograms, _infos(document))
