@@ -67,6 +67,7 @@ class StoreSection(Section):
     """``[store]``: where the readings are kept."""
 
     url: str = Field(default_factory=lambda: f"sqlite:///{data_folder() / 'harvester.db'}")
+    keep: Duration = Field(default_factory=lambda: parse_duration("400d"))
 
 
 def _zone(value: object) -> object:

@@ -39,7 +39,7 @@ WORDS = {
     "check": ["check"], "collect": ["collect"], "status": ["status"], "changes": ["changes", "list"], "diff": ["diff", "index"],
     "candidates": ["candidates"], "digest": ["digest"], "metrics": ["metrics"], "connectors": ["connectors"],
     "db-info": ["db", "info"], "db-check": ["db", "check"], "baseline": ["baseline", "other", "--dry-run"],
-    "shipped": ["shipped", "index", "--at", "15d"],
+    "shipped": ["shipped", "index", "--at", "15d"], "db-repair": ["db", "repair"], "db-prune": ["db", "prune", "--keep", "30d"],
 }
 
 
