@@ -97,7 +97,7 @@ class Posterior:
     def p_value(self) -> float:
         """Return the two-sided probability of a delta as far from 0."""
         below = float(self.cdf(0.0)[0])
-        return float(min(1.0, 2 * min(below, 1 - below)))
+        return float(min(1.0, max(0.0, 2 * min(below, 1 - below))))  # weights sum to 1 but for rounding
 
 
 @dataclass(frozen=True, slots=True)
