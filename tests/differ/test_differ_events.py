@@ -105,6 +105,17 @@ def test_a_gap_in_the_silent_window_forbids_any_claim():
     assert "zero needs all" in found.caveats[0].text
 
 
+@pytest.mark.parametrize("unknown", [np.nan, np.inf])
+def test_counts_that_are_not_known_are_no_zeros(unknown):
+    before = np.zeros(28)
+    before[::3] = 2
+    after = np.zeros(28)
+    after[4] = unknown
+    found = compare(counts(before, after))
+    assert (found.verdict, codes(found)) == (Verdict.REFUSED, ["coverage"])
+    assert compare(counts(before, np.full(28, unknown))).verdict is Verdict.REFUSED
+
+
 def test_a_rise_from_zero_mirrors_a_fall_to_zero():
     some = np.zeros(28)
     some[::4] = 1

@@ -165,3 +165,13 @@ def test_the_bootstrap_widens_where_days_differ():
     alike = bootstrap_quantile(days(0), days(0), edges, 0.95)
     differing = bootstrap_quantile(days(0.3), days(0.3), edges, 0.95)
     assert differing.half > 4 * alike.half
+
+
+def test_the_bootstrap_is_of_whole_days_with_the_small_sample_correction():
+    """Two days whose medians are 1 and 3: the median of a resample is 1, 2 or 3 with chances 1/4, 1/2, 1/4."""
+    edges = np.array([0.0, 1.0, 2.0, 3.0, 4.0])
+    one, other = np.array([[100.0, 100, 0, 0], [0, 0, 100, 100]]), np.array([[100.0, 100, 0, 0]] * 2)
+    found = bootstrap_quantile(one, other, edges, 0.5, draws=4000)
+    logs = np.log([1.0, 2.0, 2.0, 3.0])
+    assert found.centre == pytest.approx(-math.log(2))
+    assert found.half == pytest.approx(4.302653 * math.sqrt(logs.var() * 2), rel=0.03)

@@ -10,7 +10,9 @@ import pytest
 from differ_samples import T, codes, compare, evidence, instants, levels, noisy_levels, series, values_of
 from scipy.stats import t as student
 
+from harvester.differ.bins import of_level
 from harvester.differ.compare import Evidence, Onset, diff
+from harvester.differ.inference import Estimate
 from harvester.differ.model import NOISE, degrees_of_freedom, fit
 from harvester.differ.result import CLAIMS, Verdict
 from harvester.readings import DAY, HOUR, Better, Level, Shape, Window
@@ -269,3 +271,21 @@ def test_zeros_and_spikes_are_each_read_in_the_quieter_way():
         level = logs if values is spiked else blocks
         assert math.log(found.effect.estimate) == pytest.approx(level[1].mean() - level[0].mean(), abs=0.05)
         assert found.verdict in CLAIMS
+
+
+def test_degrees_of_freedom_follow_the_days():
+    assert [degrees_of_freedom(bins) for bins in (4, 12, 24, 30, 40, 168)] == [2, 2, 4, 5.5, 8, 8]
+
+
+def test_of_two_estimates_the_wider_interval_and_the_larger_p_count():
+    narrow, wide = Estimate(0.5, 0.4, 0.6, 0.03), Estimate(0.6, 0.1, 1.1, 0.02)
+    for joined in (narrow.or_wider(wide), wide.or_wider(narrow)):
+        assert (joined.low, joined.high, joined.p) == (0.1, 1.1, 0.03)
+
+
+def test_bins_with_less_than_half_the_usual_points_are_left_out():
+    at = instants(T, T + DAY)
+    thin = (at < T + 6 * HOUR) & (np.arange(len(at)) % 3 > 0)
+    values = np.where(at < T + 6 * HOUR, 50.0, 1.0)
+    one = Level(series(Shape.LEVEL), at[~thin], values[~thin])
+    assert list(of_level(one, T, "mean", 1.0).index) == [1, 2, 3]
