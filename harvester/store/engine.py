@@ -169,7 +169,12 @@ def _engine(url: sa.URL) -> Engine:
         if options.get("harvester_begin"):
             level = "FULL" if options.get("harvester_full") else "NORMAL"
             connection.exec_driver_sql(f"PRAGMA synchronous={level}")
-            _insist(lambda: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+            # Asked for often instead of left to SQLite, which sleeps longer each time: who waits longest waits longer.
+            connection.exec_driver_sql("PRAGMA busy_timeout=0")
+            try:
+                _insist(lambda: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+            finally:
+                connection.exec_driver_sql(f"PRAGMA busy_timeout={_BUSY_MILLISECONDS}")
         else:
             connection.exec_driver_sql("BEGIN")
 
@@ -177,7 +182,7 @@ def _engine(url: sa.URL) -> Engine:
 
 
 def _insist(begin: Callable[[], Any]) -> None:
-    """Try again where SQLite gave up early: it does not wait its timeout out when it sees a possible deadlock."""
+    """Try until the store is free: SQLite does not wait its timeout out where it sees a possible deadlock."""
     deadline = time.monotonic() + _BUSY_MILLISECONDS / 1000
     while True:
         try:
@@ -185,7 +190,7 @@ def _insist(begin: Callable[[], Any]) -> None:
         except Exception as e:
             if time.monotonic() >= deadline or "locked" not in str(getattr(e, "orig", e)):
                 raise
-            time.sleep(0.02)
+            time.sleep(0.004)
         else:
             return
 
