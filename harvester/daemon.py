@@ -709,6 +709,8 @@ def tick(
     with _alone_in_trouble():
         _fold(store, to_milliseconds(now()))
     with _alone_in_trouble():
+        _prune(store, settings, to_milliseconds(now()))
+    with _alone_in_trouble():
         _send(store, settings, now)
     at = to_milliseconds(now())
     upcoming = _next_due(store, settings, [one for one in sources if one.source not in held], now())
@@ -759,10 +761,26 @@ def _tell(store: Store, connector: Connector, record: Collection) -> None:
 
 
 def _fold(store: Store, now: int) -> None:
-    at = store.due("daemon:fold")
-    if at is None or not now < at <= now + FOLD_EVERY:
+    if _is_due(store, "daemon:fold", FOLD_EVERY, now):
         store.fold()
         store.set_due("daemon:fold", now + FOLD_EVERY)
+
+
+def _prune(store: Store, settings: Settings, now: int) -> None:
+    if _is_due(store, "daemon:prune", DAY, now):
+        from harvester.store.retention import prune
+
+        before = now - round(settings.store.keep.total_seconds() * SECOND)
+        done = prune(store, before)
+        if done.blocks:
+            logger.info("readings before %s dropped: %d days of series", to_datetime(before).date(), done.blocks)
+        store.set_due("daemon:prune", now + DAY)
+
+
+def _is_due(store: Store, name: str, every: int, now: int) -> bool:
+    """Tell whether something of ours is due; a time further ahead than its interval was written by a wrong clock."""
+    at = store.due(name)
+    return at is None or not now < at <= now + every
 
 
 def _send(store: Store, settings: Settings, now: Callable[[], datetime]) -> None:
