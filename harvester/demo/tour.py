@@ -14,8 +14,10 @@ import io
 import json
 import os
 import shlex
+import signal
 import tempfile
 import textwrap
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -178,7 +180,11 @@ def tour(
     place = _place(folder)
     guide = Guide(out, err, to_milliseconds(now()), harvest, place)
     guide.greet()
-    with _alone(place / "harvester.toml"), serve(guide.company, clock=lambda: guide.at) as url:
+    with (
+        _interruptible(guide),
+        _alone(place / "harvester.toml"),
+        serve(guide.company, clock=lambda: guide.at) as url,
+    ):
         (place / "harvester.toml").write_text(SETTINGS.format(folder=place.as_posix(), url=url), encoding="utf-8")
         try:
             return guide.lead(url)
@@ -205,6 +211,29 @@ def _place(folder: Path | None) -> Path:
 
 
 @contextlib.contextmanager
+def _interruptible(guide: Guide) -> Iterator[None]:
+    """
+    Remember an interruption besides raising it.
+
+    One that arrives inside a finaliser is dropped by Python, and one inside a library may come out as something else.
+    """
+    usual = signal.getsignal(signal.SIGINT)
+    if usual in (None, signal.SIG_IGN) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:  # noqa: ARG001  what signal handlers are given
+        guide.interrupted = True
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+
+
+@contextlib.contextmanager
 def _alone(config: Path) -> Iterator[None]:
     """Leave only these settings to the commands, and no proxy between them and loopback."""
     kept = dict(os.environ)
@@ -226,6 +255,7 @@ class Guide:
     Attributes:
         at: The time the story is at, milliseconds UTC.
         company: Whose story.
+        interrupted: Whether the reader has pressed Ctrl-C.
     """
 
     def __init__(self, out: TextIO, err: TextIO, present: int, harvest: Harvest, place: Path) -> None:
@@ -236,6 +266,7 @@ class Guide:
         self.at = self.company.start
         self.harvest = harvest
         self.place = place
+        self.interrupted = False
         self._logged = 0
         self._bold = ("\x1b[1m", "\x1b[0m") if out.isatty() and "NO_COLOR" not in os.environ else ("", "")
 
@@ -354,6 +385,8 @@ class Guide:
         self.line(f"{self._bold[0]}{echo(argv)}{self._bold[1]}")
         code = self.harvest(list(argv), out=self.out, err=self.err, now=self.now)
         self.line()
+        if self.interrupted and code != INTERRUPTED:
+            raise KeyboardInterrupt
         if code not in allowed:
             raise _StoppedError(code)
 
