@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,7 +14,10 @@ from harvester.cli import FINDINGS, INCONCLUSIVE, OK
 from harvester.cli.options import as_json, common, verb
 from harvester.cli.run import Run, stdin_is_terminal
 from harvester.errors import UsageError
-from harvester.readings import SECOND
+from harvester.readings import SECOND, to_datetime
+
+if TYPE_CHECKING:
+    from harvester.store import Damage
 
 
 @click.group("db")
@@ -64,21 +68,36 @@ def repair(run: Run, dry_run: bool, salvage: bool, as_json: bool) -> int:
     """
     if dry_run and salvage:
         raise UsageError("repair", "the store", "--dry-run and --salvage exclude each other")
+    again: list[str] = []
     if salvage:
         lost, text = _salvage(run)
     else:
         with run.store(create=False) as store:
             found = store.damaged() if dry_run else store.repair()
-        lost = [one.text for one in found]
-        done = "would be dropped" if dry_run else "dropped; harvest collect --since asks again"
-        text = f"{len(lost)} {done}"
+        lost, again = [one.text for one in found], _commands(found)
+        text = f"{len(lost)} {'would be dropped' if dry_run else 'dropped'}"
     if as_json:
-        run.json("db-repair", {"lost": lost})
-    else:
-        for one in lost:
-            run.wrapped(f"!!  {one}", "", "    ")
-        run.print(text if lost or salvage else "nothing is damaged")
-    return INCONCLUSIVE if lost and not dry_run else FINDINGS if lost else OK
+        run.json("db-repair", {"lost": lost, "collect": again})
+        return _repaired(lost, dry_run=dry_run)
+    for one in lost:
+        run.wrapped(f"!!  {one}", "", "    ")
+    run.print(text if lost or salvage else "nothing is damaged")
+    for one in again:
+        run.print(f"{one}   # brings it back where the source still holds it")
+    return _repaired(lost, dry_run=dry_run)
+
+
+def _repaired(lost: Sequence[str], *, dry_run: bool) -> int:
+    return OK if not lost else FINDINGS if dry_run else INCONCLUSIVE
+
+
+def _commands(found: Sequence[Damage]) -> list[str]:
+    """Return the commands that collect again what was damaged, one a source."""
+    since: dict[str, int] = {}
+    for one in found:
+        for series in one.series:
+            since[series.source] = min(one.window.start, since.get(series.source, one.window.start))
+    return [f"harvest collect {source} --since {to_datetime(at):%Y-%m-%dT%H:%MZ}" for source, at in since.items()]
 
 
 def _salvage(run: Run) -> tuple[list[str], str]:

@@ -37,6 +37,7 @@ def test_a_damaged_day_is_found_named_and_dropped_and_the_rest_stays(shop):
     assert "1 would be dropped" in shop.out
     assert shop("db", "check") == FINDINGS
     assert shop("db", "repair") == INCONCLUSIVE
+    assert "harvest collect prom --since 2026-10-01T00:00Z" in shop.out
     assert shop("db", "check") == OK
     assert held(shop) == before - DAY // 300_000
     with shop.store() as store:
