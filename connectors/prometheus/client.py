@@ -52,6 +52,12 @@ _TOO_MUCH = re.compile(
 )
 
 
+_UNTOLD = (
+    requests.RequestException, PrometheusApiClientException, AttributeError, LookupError, TypeError, ValueError,
+)
+"""What discovery raises where a server does not tell; nothing depends on it but the wording of a note."""
+
+
 class QueryError(ConnectorError):
     """The server refuses this one query; others may well work."""
 
@@ -246,10 +252,23 @@ class Client:
         answer: Matrix = self._ask("POST", "/api/v1/query_range", fields, target or self.source, read)
         return answer
 
-    def query(self, query: str, at: int | None = None, target: str = "") -> tuple[Any, tuple[str, ...]]:
-        """Ask an instant query; return ``data`` as JSON and the warnings."""
+    def query(self, query: str, at: int | None = None, target: str = "") -> tuple[Mapping[str, Any], tuple[str, ...]]:
+        """
+        Ask an instant query; return ``data``, with ``resultType`` and ``result``, and the warnings.
+
+        Raises:
+            QueryError: if the server refuses the query itself.
+            ConnectorError: if it cannot be asked or its answer is none.
+        """
         fields = {**self.params, "query": query} | ({} if at is None else {"time": _seconds(at)})
-        answer = self._ask("POST", "/api/v1/query", fields, target or self.source, self._document)
+
+        def read(response: requests.Response) -> dict[str, Any]:
+            document = self._document(response)
+            if not isinstance(document["data"], dict) or not {"resultType", "result"} <= document["data"].keys():
+                raise MalformedError("it is JSON, but not the answer of a query")
+            return document
+
+        answer = self._ask("POST", "/api/v1/query", fields, target or self.source, read)
         return answer["data"], tuple(map(self._told, answer["warnings"]))
 
     def get(self, path: str) -> Any:
@@ -260,16 +279,16 @@ class Client:
         """Return the names of all metrics, or an empty list where the server does not tell."""
         try:
             return [str(name) for name in self.api.all_metrics()]
-        except (requests.RequestException, PrometheusApiClientException, ValueError, KeyError):
+        except _UNTOLD:
             return []
 
     def metric_type(self, name: str) -> str:
         """Return what the metadata calls a metric (``counter``, ``gauge`` ...), or ``""`` where it does not say."""
         try:
             found = self.api.get_metric_metadata(name)
-        except (requests.RequestException, PrometheusApiClientException, ValueError, KeyError, AttributeError):
+            return next((str(one["type"]) for one in found if one["metric_name"] == name), "")
+        except _UNTOLD:
             return ""
-        return next((str(one["type"]) for one in found if one["metric_name"] == name), "")
 
     # -- transport ----------------------------------------------------------------------------------------------------
 

@@ -153,12 +153,14 @@ def _oldest(
     now = round(time.time() * SECOND)
     reach = kept or reach
     # One coarse query; an instant that falls into a gap only makes the answer a little younger.
-    step = max(3600, -(-reach // SECOND // min(10_000, most_points - 1)))
+    step = max(3600, -(-reach // SECOND // min(10_000, most_points - 2)))
+    grid = step * SECOND
     keeps = f"it keeps {said}" if said else "it does not say how long it keeps samples"
     found: list[int] = []
     for query in ("count(up)", *(f"count({one.value})" for one in questions[:1])):
         try:
-            found += [int(one.at[0]) for one in client.query_range(query, now - reach, now, step).series]
+            answer = client.query_range(query, (now - reach) // grid * grid, now // grid * grid, step)
+            found += [int(one.at[0]) for one in answer.series]
         except QueryError:
             continue
     if found:

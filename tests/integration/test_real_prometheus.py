@@ -8,12 +8,17 @@ the older end out and extrapolates, which is allowed one per cent here.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
+import struct
 import subprocess
+import threading
 import time
+import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -366,3 +371,184 @@ def test_small_slices_give_the_same_readings_and_coverage_as_one(server):
     assert np.array_equal(np.concatenate([part.at for part in several]), one.at)
     assert np.concatenate([part.number for part in several]) == pytest.approx(one.number)
     assert covered_too == covered
+
+
+# -- a proxy that misbehaves ------------------------------------------------------------------------------------------
+
+HTML = b"<html><body>502 Bad Gateway</body></html>"
+
+
+class Proxy:
+    """Hands range queries on to the real server and spoils some of the answers, as its plan says."""
+
+    def __init__(self, upstream: str, plan) -> None:
+        self.upstream, self.plan, self.count, self.spoiled = upstream, plan, 0, 0
+        self.lock = threading.Lock()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_):
+                pass
+
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                request = urllib.request.Request(outer.upstream + self.path, body)
+                try:
+                    with urllib.request.urlopen(request, timeout=30) as answer:
+                        status, text = answer.status, answer.read()
+                except urllib.error.HTTPError as e:
+                    status, text = e.code, e.read()
+                with outer.lock:
+                    outer.count += 1
+                    how = outer.plan(outer.count)
+                    outer.spoiled += how is not None
+                self.spoil(how, status, text)
+
+            def do_GET(self):
+                with urllib.request.urlopen(outer.upstream + self.path, timeout=30) as answer:
+                    self.give(answer.status, answer.read())
+
+            def give(self, status, text, **headers):
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(text)))
+                for name, value in headers.items():
+                    self.send_header(name.replace("_", "-"), value)
+                self.end_headers()
+                self.wfile.write(text)
+
+            def spoil(self, how, status, text):
+                if how is None:
+                    self.give(status, text)
+                elif how == "5xx":
+                    self.give(503, b"upstream connect error")
+                elif how == "429":
+                    self.give(429, b"slow down", Retry_After="0")
+                elif how == "html":
+                    self.give(502, HTML)
+                elif how == "login":
+                    self.give(200, HTML)
+                elif how == "truncated":
+                    self.give(200, text[: len(text) * 2 // 3])
+                elif how == "slow":
+                    time.sleep(3)
+                    self.give(status, text)
+                elif how == "reset":
+                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    self.close_connection = True
+                    self.connection.close()
+                elif how == "cut off":
+                    self.send_response(200)
+                    self.send_header("Content-Length", str(len(text)))
+                    self.end_headers()
+                    self.wfile.write(text[: len(text) // 2])
+                    self.close_connection = True
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.handle_error = lambda *_: None
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+EVERYTHING = (
+    level("load"),
+    {"name": "requests", "shape": "count", "counter": "req_total{$selector}", "by": ["code"], "proof": "up{$selector}"},
+    {
+        "name": "error_ratio", "shape": "ratio", "numerator": 'req_total{$selector,code=~"5.."}',
+        "denominator": "req_total{$selector}",
+    },
+    {"name": "latency", "shape": "distribution", "unit": "seconds", "buckets": "lat_bucket{$selector}"},
+)
+
+
+def harvested(url: str, window: Window, **options) -> tuple[dict, dict, str]:
+    """Return every number and every covered span of a collection, by series, and the error that ended it."""
+    prometheus = Prometheus(source="prom", url=url, subjects=(CHECKOUT,), metrics=EVERYTHING, max_points=150, **options)
+    numbers, covered, error = {}, {}, ""
+    try:
+        for batch in prometheus.collect(window, {}):
+            for one in batch.readings:
+                columns = [
+                    getattr(one, name) for name in ("value", "number", "numerator", "denominator", "counts", "total") if hasattr(one, name)
+                ]
+                for index, at in enumerate(one.at.tolist()):
+                    numbers[str(one.series), at] = tuple(np.atleast_1d(column[index]).tolist() for column in columns)
+            for one in batch.coverage:
+                key = one.metric, one.labels
+                covered[key] = covered.get(key, Window()) | one.window
+    except ConnectorError as e:
+        error = str(e)
+    return numbers, covered, error
+
+
+@pytest.fixture(scope="module")
+def unspoiled(server):
+    window = Window.of(server.truth.end - 6 * HOUR, server.truth.end)
+    numbers, covered, error = harvested(server.url, window)
+    assert not error
+    assert len(numbers) > 1000
+    return window, numbers, covered
+
+
+@pytest.fixture
+def hurried(monkeypatch):
+    monkeypatch.setattr("connectors.prometheus.client.time", HurriedTime())
+
+
+class HurriedTime:
+    """The clock, without the waits."""
+
+    monotonic = staticmethod(time.monotonic)
+    time = staticmethod(time.time)
+
+    @staticmethod
+    def sleep(_):
+        pass
+
+
+@pytest.mark.parametrize("how", ["5xx", "429", "html", "truncated", "reset", "cut off"])
+def test_now_and_then_a_spoiled_answer_changes_no_number(server, unspoiled, hurried, how):
+    window, numbers, covered = unspoiled
+    with Proxy(server.url, lambda count: how if count % 3 == 1 else None) as proxy:
+        found = harvested(proxy.url, window)
+        assert proxy.spoiled > 5
+    assert found == (numbers, covered, "")
+
+
+@pytest.mark.parametrize("how, said", [
+    ("5xx", "answers 503"), ("429", "answers 429"), ("html", "answers 502"), ("truncated", "breaks off"),
+    ("reset", "reset|closed the connection"), ("cut off", "broke it off"), ("slow", "no answer from .* within 1 s"),
+    ("login", "it answered with HTML"),
+])
+def test_a_server_that_stays_spoiled_is_an_error_and_what_came_before_is_right(server, unspoiled, hurried, how, said):
+    window, numbers, covered = unspoiled
+    with Proxy(server.url, lambda count: how if count > 12 else None) as proxy:
+        some, proven, error = harvested(proxy.url, window, timeout=1)
+    assert re.search(said, error)
+    assert 0 < len(some) < len(numbers)
+    assert all(numbers[key] == value for key, value in some.items())
+    assert proven
+    for key, span in proven.items():
+        assert not span - covered[key], "nothing is proven that was not read"
+
+
+def test_interrupted_collections_add_up_to_a_whole_one(server, unspoiled, hurried):
+    window, numbers, covered = unspoiled
+    together, proven = {}, {}
+    for allowed in (5, 17, 40, 10_000):
+        with Proxy(server.url, lambda count, allowed=allowed: "reset" if count > allowed else None) as proxy:
+            some, spans, error = harvested(proxy.url, window)
+        together.update(some)
+        for key, span in spans.items():
+            proven[key] = proven.get(key, Window()) | span
+    assert not error
+    assert (together, proven) == (numbers, covered)

@@ -598,3 +598,12 @@ def test_a_plan_names_each_query_once_with_its_requests_and_points():
     assert len(queries) == len(set(queries)) == 1 + 4 + 3
     assert sum(one.requests for one in planned) == 16
     assert planned[1].labels == (("service", "s"),)
+
+
+@pytest.mark.parametrize("data", [[], {}, None, "x", {"resultType": "vector"}])
+def test_check_never_raises_whatever_a_server_answers(httpserver, data):
+    httpserver.expect_request(re.compile("/.*")).respond_with_json({"status": "success", "data": data})
+    health = prometheus(httpserver.url_for("")).check()
+    assert not health.ok
+    [failed] = [finding for finding in health.findings if finding.level == "failed"]
+    assert "is no Prometheus API: it is JSON, but not the answer of a query" in failed.text
