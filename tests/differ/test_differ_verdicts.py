@@ -64,7 +64,7 @@ def test_a_wide_interval_is_always_said():
 
 
 @pytest.mark.parametrize(
-    ("days", "provisional"), [(1, True), (2, True), (3, False), (5, True), (7, False), (10, True), (14, False), (28, False)]
+    ("days", "provisional"), [(1, True), (2, True), (3, False), (5, True), (7, False), (10, True), (14, False), (28, False), (40, False)]
 )
 def test_between_fixed_horizons_a_claim_is_provisional(days, provisional):
     found = compare(noisy_levels(ratio=0.2, noise=0.02, days=max(days, 2)) if days > 1 else _one_day(), looks=True)
