@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from harvester.demo.company import Truth
     from harvester.differ.result import Comparison
 
-SEED = 2
+SEED = 4
 """Chooses the company's noise."""
 
 OK, FAILED, FINDINGS, INCONCLUSIVE, INTERRUPTED = 0, 1, 3, 4, 130
