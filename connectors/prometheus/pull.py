@@ -132,7 +132,8 @@ class Pull:
     def _slice(self, question: Question, part: Slice) -> Batch:
         spec = question.spec
         target = Target(
-            self.source, spec.metric, question.labels, spec.templated, "__name__" in question.value, question.grouped
+            self.source, spec.metric, question.labels, spec.templated, "__name__" in question.value, question.grouped,
+            spec.scale,
         )
         answers, notes = self._answers(question, part)
         warned = dict.fromkeys(warning for one in answers.values() if one is not None for warning in one.warnings)

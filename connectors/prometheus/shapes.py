@@ -107,6 +107,7 @@ class Target:
         templated: Whether the query was asked for one subject; its proof then speaks of that subject only.
         keep_name: Whether ``__name__`` tells the series apart.
         grouped: Whether the query may yield several series, so that which ones are silent cannot be known.
+        scale: What a histogram's bounds and sum are multiplied by to be in the metric's unit.
     """
 
     source: str
@@ -115,6 +116,7 @@ class Target:
     templated: bool = False
     keep_name: bool = False
     grouped: bool = False
+    scale: float = 1.0
 
     def identity(self, labels: Mapping[str, str], *without: str) -> Labels:
         dropped = {*without} if self.keep_name else {"__name__", *without}
@@ -298,8 +300,8 @@ def distribution(target: Target, answers: Answers, part: Slice) -> Reduced:
             if labels in sums:
                 total = _aligned(at, sums[labels].at - step, sums[labels].value, np.nan)
             unknown = np.full(len(at), np.nan)
-            series = Series(target.source, replace(metric, bounds=tuple(finite.tolist())), labels)
-            done.readings.append(Distribution(series, at, counted, total, unknown, unknown))
+            series = Series(target.source, replace(metric, bounds=tuple((finite * target.scale).tolist())), labels)
+            done.readings.append(Distribution(series, at, counted, total * target.scale, unknown, unknown))
         whole = _unbroken(np.sort(np.concatenate([_NO_INSTANTS, *kept_at])), step)
         covered = _spans(whole, step) & _whole(part)
         if covered and answers.fresh is not None:

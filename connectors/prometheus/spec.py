@@ -36,6 +36,7 @@ class MetricSpec(BaseModel):
         counter: A count's counter selector, or an increase over ``$step``.
         buckets: A histogram's ``_bucket`` selector, or an increase over ``$step`` that keeps ``le``.
         sum: The histogram's ``_sum``, likewise; found by itself for a plain ``_bucket`` selector.
+        scale: What the histogram's bounds and sum are multiplied by to be in ``unit``: 0.001 for milliseconds.
         by: Labels kept when a plain selector is summed.
         proof: PromQL whose samples other than 0 prove that the source was watching: ``up{job="x"}``.
         statistics: Window summaries worth showing, the headline first.
@@ -58,6 +59,7 @@ class MetricSpec(BaseModel):
     counter: str | None = None
     buckets: str | None = None
     sum: str | None = None
+    scale: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     by: tuple[str, ...] = ()
     proof: str | None = None
     statistics: tuple[str, ...] = ()
@@ -80,6 +82,8 @@ class MetricSpec(BaseModel):
             )
         if self.shape in ("level", "distribution") and not self.unit:
             raise ValueError(f'metric {self.name}: a {self.shape} needs a unit, as in unit = "seconds" or unit = "1"')
+        if self.scale != 1 and self.shape != "distribution":
+            raise ValueError(f"metric {self.name}: scale is for histograms; a {self.shape} says it in its query")
         if self.shape == "level" and self.by:
             raise ValueError(f"metric {self.name}: by is for sums of counters; a level says it in its query")
         if self.shape != "level":

@@ -17,6 +17,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,6 +26,7 @@ import numpy as np
 import pytest
 
 from connectors.prometheus import Prometheus
+from harvester.catalog import pack, pack_names
 from harvester.connector import Batch
 from harvester.errors import ConnectorError
 from harvester.readings import DAY, HOUR, MINUTE, Counts, Distribution, Level, Ratio, Subject, Window
@@ -146,11 +148,9 @@ def write_blocks(folder: Path, families) -> None:
         )
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("prometheus")
-    truth, families = make_history()
-    write_blocks(folder, families)
+@contextmanager
+def prometheus_over(folder: Path):
+    """Run a real Prometheus over ``folder/data``; its address and version."""
     (folder / "prometheus.yml").write_text("scrape_configs: []\n")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -171,11 +171,19 @@ def server(tmp_path_factory):
             except OSError:
                 time.sleep(0.1)
         with urllib.request.urlopen(f"{url}/api/v1/status/buildinfo", timeout=5) as answer:
-            version = json.load(answer)["data"]["version"]
-        yield Server(url, truth, version.startswith("2."))
+            yield url, json.load(answer)["data"]["version"]
     finally:
         process.terminate()
         process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prometheus")
+    truth, families = make_history()
+    write_blocks(folder, families)
+    with prometheus_over(folder) as (url, version):
+        yield Server(url, truth, version.startswith("2."))
 
 
 def collect(server, window: Window, *metrics, **options) -> list[Batch]:
@@ -552,3 +560,96 @@ def test_interrupted_collections_add_up_to_a_whole_one(server, unspoiled, hurrie
             proven[key] = proven.get(key, Window()) | span
     assert not error
     assert (together, proven) == (numbers, covered)
+
+
+# -- the packs, over what exporters print -----------------------------------------------------------------------------
+
+EXPORTERS = Path(__file__).parents[1] / "connectors" / "prometheus" / "exporters.txt"
+
+EXPECTED = {
+    "availability": 0.5, "instances": 2, "probe_availability": 1, "probe_duration": 0.2, "certificate_days_left": 1_799_107_200,
+    "latency": {"http": 4.5 / 24, "http_micrometer": 1.55 / 11, "http_otel": 1.55 / 11},
+    "error_ratio": {"http": 2 / 24, "http_micrometer": 1 / 11, "http_otel": 1 / 11},
+    "request_rate": {"http": 24 / 15, "http_micrometer": 11 / 15, "http_otel": 11 / 15},
+    "requests": 96, "gateway_timeouts": 4, "throttled_requests": 8, "response_size": 1250,
+    "grpc_latency": 0.1, "grpc_error_ratio": 0.1, "grpc_request_rate": 10 / 15, "grpc_deadline_exceeded": 4,
+    "mesh_latency": 0.09, "mesh_error_ratio": 0.1, "mesh_request_rate": 10 / 15, "mutual_tls_share": 0.9,
+    "ingress_latency": 0.2, "ingress_error_ratio": 0.1, "ingress_request_rate": 10 / 15,
+    "proxy_latency": 0.2, "proxy_error_ratio": 0.1, "proxy_request_rate": 10 / 15,
+    "cpu": 0.2, "memory": 2e8, "open_files": 31, "go_heap": 1e8, "goroutines": 40, "gc_longest_pause": 0.002,
+    "node_cpu": 0.2, "node_memory": 0.75, "node_load": 0.5, "disk_busy": 0.1, "disk_free": 0.2, "network_received": 1000,
+    "network_sent": 2000, "tcp_connections": 120, "container_cpu": 0.4, "container_memory": 3e8, "cpu_throttled": 0.1,
+    "jvm_heap": 1e8, "jvm_gc_time": 0.002, "jvm_gc_pauses": 4, "jvm_threads": 52,
+    "redis_hit_ratio": 0.94, "redis_evictions": 8, "redis_memory": 5e7, "redis_clients": 12, "redis_command_load": 0.01,
+    "memcached_hit_ratio": 0.9, "memcached_evictions": 8, "memcached_memory": 5e7, "cache_hit_ratio": 0.9, "cache_evictions": 4,
+    "consumer_lag": 42, "consumed_rate": 10, "queue_ready": 7, "queue_unacknowledged": 2, "sqs_visible": 11, "sqs_oldest": 90,
+    "database_connections": 20, "database_transactions": 100 / 15, "rollback_ratio": 0.01, "buffer_hit_ratio": 0.99,
+    "rows_fetched": 100, "deadlocks": 4, "replication_lag": 0.4, "pool_server_connections": 6, "pool_waiting_clients": 1,
+    "pool_active": 5, "pool_pending": 0, "connections_opened": 8, "pool_timeouts": 4,
+    "job_duration": 300, "failed_jobs": 1, "since_success": -1_767_571_200, "since_push": -1_767_571_200,
+    "replicas": 4, "replica_availability": 0.75, "container_restarts": 4, "killed_for_memory": 1, "autoscaler_replicas": 4,
+    "autoscaler_use": 0.4, "requested_cpu": 0.5, "requested_memory": 5e8, "nodes": 2, "node_cost": 0.24, "estimated_charges": 812.5,
+    "breaker_failures": 0.05, "breakers_open": 0, "breaker_rejections": 8, "rate_limited": 12,
+}
+"""What the metrics of the packs are in that text: a level, a ratio, a count a minute, a histogram's mean; times absolute."""
+
+
+@pytest.fixture(scope="module")
+def exporters(tmp_path_factory):
+    """Five hours of scrapes of the exporters, every 15 s but not on whole minutes."""
+    folder = tmp_path_factory.mktemp("exporters")
+    end = int(time.time()) // 3600 * 3600 - 3600
+    scrapes = np.arange(end - 5 * 3600 + 4, end, 15)
+    lines = []
+    for line in EXPORTERS.read_text().splitlines():
+        if not line or line.startswith("#"):
+            continue
+        name, value = line.rsplit(" ", 1)
+        name = name.replace("{", '{service="checkout",') if "{" in name else f'{name}{{service="checkout"}}'
+        rise = float(value) if value.startswith("+") else 0.0
+        first = 1000.0 if rise else float(value)
+        lines += [f"{name} {first + rise * index!r} {at}.250" for index, at in enumerate(scrapes.tolist())]
+    (folder / "all.om").write_text("\n".join([*lines, "# EOF", ""]))
+    subprocess.run(
+        ["promtool", "tsdb", "create-blocks-from", "openmetrics", folder / "all.om", folder / "data"],
+        check=True, capture_output=True, timeout=120,
+    )
+    with prometheus_over(folder) as (url, _):
+        yield url, Window.of((end - 4 * 3600) * 1000, (end - 60) * 1000)
+
+
+@pytest.mark.parametrize("name", pack_names())
+def test_each_metric_of_a_pack_finds_what_its_exporter_prints(exporters, name):
+    url, window = exporters
+    prometheus = Prometheus(source="prom", url=url, subjects=(CHECKOUT,), metrics=pack(name)["metrics"])
+    found: dict[str, list] = {}
+    covered: dict[str, Window] = {}
+    notes = []
+    for batch in prometheus.collect(window, {}):
+        notes += batch.notes
+        for one in batch.readings:
+            found.setdefault(one.series.metric.name, []).append(one)
+        for one in batch.coverage:
+            covered[one.metric] = covered.get(one.metric, Window()) | one.window
+    assert not notes
+    for metric in prometheus.definitions():
+        [one] = found[metric.name]
+        assert one.series.labels == CHECKOUT.labels
+        assert covered[metric.name].share_of(window) > 0.95 if metric.step_seconds < 3600 else covered[metric.name]
+        expected = EXPECTED[metric.name]
+        assert typical(one) == pytest.approx(expected[name] if isinstance(expected, dict) else expected, rel=0.001)
+
+
+def typical(one) -> float:
+    if isinstance(one, Level):
+        name, value, at = one.series.metric.name, one.value, one.at / 1000
+        if name.startswith("since_"):
+            value = value - at
+        elif name == "certificate_days_left":
+            value = value * 86_400 + at
+        return float(np.median(value))
+    if isinstance(one, Ratio):
+        return float(one.numerator.sum() / one.denominator.sum())
+    if isinstance(one, Counts):
+        return float(one.number.mean())
+    return float(one.total.sum() / one.counts.sum())
