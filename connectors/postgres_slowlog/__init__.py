@@ -15,7 +15,7 @@ The server has to log durations: `log_min_duration_statement = 0` (or a threshol
 
 - `paths`: the log files of one server, as patterns, rotated ones included. They are put in order by their first
   message. gzip, xz and bzip2 are read, told by their content.
-- `format`: `stderr`, `csvlog`, or `auto` (the default) to find out for each file.
+- `format`: `stderr`, `csvlog`, `jsonlog`, or `auto` (the default) to find out for each file.
 - `prefix`: the server's `log_line_prefix`, for stderr logs; without it the usual ones are tried.
 - `timezone`: the server's `log_timezone`. Needed only where the log's abbreviations may mean several offsets, as CST
   and IST do; UTC, CET, EST and offsets such as +0530 need none.
@@ -84,7 +84,7 @@ class PostgresSlowLog(Connector):
 
     Attributes:
         paths: Patterns of its log files.
-        format: ``stderr``, ``csvlog``, or ``auto`` to find out.
+        format: ``stderr``, ``csvlog``, ``jsonlog``, or ``auto`` to find out.
         prefix: Its ``log_line_prefix``; None to find out.
         timezone: Its ``log_timezone``; None where the log's own words are enough.
         database: Of calls whose lines do not name one.
@@ -93,7 +93,7 @@ class PostgresSlowLog(Connector):
     """
 
     paths: tuple[str, ...] = Field(min_length=1)
-    format: Literal["auto", "stderr", "csvlog"] = "auto"
+    format: Literal["auto", "stderr", "csvlog", "jsonlog"] = "auto"
     prefix: str | None = None
     timezone: str | None = None
     database: str = ""
@@ -121,8 +121,8 @@ class PostgresSlowLog(Connector):
 
     @model_validator(mode="after")
     def _fits_together(self) -> PostgresSlowLog:
-        if self.prefix is not None and self.format == "csvlog":
-            raise ValueError("prefix is for stderr logs; csvlog has none")
+        if self.prefix is not None and self.format in ("csvlog", "jsonlog"):
+            raise ValueError(f"prefix is for stderr logs; {self.format} has none")
         # The hours that may still grow are told again and again from their beginning.
         if self.overlap < _LEAST_OVERLAP:
             self.__dict__["overlap"] = _LEAST_OVERLAP  # the model is frozen against its users, not against itself

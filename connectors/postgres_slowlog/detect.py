@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 from connectors.postgres_slowlog.csvlog import Csvlog
 from connectors.postgres_slowlog.files import Content, LogFile
 from connectors.postgres_slowlog.follow import Entry, Step
+from connectors.postgres_slowlog.jsonlog import Jsonlog
 from connectors.postgres_slowlog.messages import Columns, Format, shape_of
 from connectors.postgres_slowlog.stderr import Stderr, detect_prefix
 from connectors.postgres_slowlog.times import INVALID, Clock
@@ -48,6 +48,7 @@ class Detector:
         self._given = Stderr(prefix, clock) if prefix is not None else None
         self._stderr: dict[str, Stderr] = {}
         self._csvlog = Csvlog(clock)
+        self._jsonlog = Jsonlog(clock)
 
     def look(self, file: LogFile) -> Look | None:
         """
@@ -80,7 +81,9 @@ class Detector:
     def _reader(self, sample: bytes) -> Format | None:
         if self._format in ("auto", "csvlog") and self._csvlog.score(sample):
             return self._csvlog
-        if self._format == "csvlog":
+        if self._format in ("auto", "jsonlog") and sample.lstrip()[:1] == b"{" and self._jsonlog.score(sample):
+            return self._jsonlog
+        if self._format in ("csvlog", "jsonlog"):
             return None
         if self._given is not None:
             return self._given if self._given.score(sample)[0] else None
@@ -92,7 +95,7 @@ class Detector:
 
     def _hint(self, sample: bytes) -> str:
         if sample.lstrip()[:1] == b"{":
-            return "this looks like JSON, which is not read; csvlog and stderr are"
+            return "this looks like JSON, but not like the server's own jsonlog"
         if b"\0" in sample[:1024]:
             return "this is no text; leave it out of paths"
         if self._given is not None:
@@ -163,12 +166,14 @@ def plan(
 
 
 def _without_twins(files: Sequence[LogFile], notes: list[str]) -> list[LogFile]:
-    """Leave out the stderr log that the server keeps beside a csvlog."""
-    stems = {file.path.with_suffix("") for file in files if file.path.suffix == ".csv"}
+    """Leave out the logs that the server keeps beside a csvlog, or the stderr log beside a jsonlog."""
+    paths = {file.path for file in files}
     chosen = []
     for file in files:
-        if file.path.suffix == ".log" and file.path.with_suffix("") in stems and file.size:
-            notes.append(f"{file.path} was left out: {Path(file.path.name).with_suffix('.csv')} tells the same")
-        else:
+        fuller = {".log": (".csv", ".json"), ".json": (".csv",)}.get(file.path.suffix, ())
+        twin = next((one for suffix in fuller if (one := file.path.with_suffix(suffix)) in paths), None)
+        if twin is None or not file.size:
             chosen.append(file)
+        else:
+            notes.append(f"{file.path} was left out: {twin.name} tells the same")
     return chosen

@@ -23,6 +23,9 @@ PHASES = frozenset((b"parse", b"bind"))
 FOREIGN = b"foreign"
 """The kind of a message that only says it is a duration: one raised by a function, or one of two in a line."""
 
+PREPARED = b"prepare: "
+"""How the detail begins that tells which statement SQL's EXECUTE runs."""
+
 LOCALISED = re.compile(rb"\S+ ?: ?\d+[.,]\d{3} ms\b")
 """A duration in another language than English: ``durée : 0.1 ms``."""
 
@@ -74,7 +77,7 @@ class Format(Protocol):
     One way PostgreSQL writes its log.
 
     Attributes:
-        name: ``stderr``, ``csvlog``.
+        name: ``stderr``, ``csvlog`` or ``jsonlog``.
         says: What was found out about it, for a person: ``stderr with prefix "%m [%p] "``.
         doubled_quotes: Whether quotes in texts are doubled.
         runs_on: Whether only the next message tells that one has ended.

@@ -17,6 +17,7 @@ from connectors.postgres_slowlog.messages import (
     COMPANIONS,
     DURATION,
     FOREIGN,
+    PREPARED,
     Columns,
     microseconds,
     resolve_prepared,
@@ -241,10 +242,10 @@ class Stderr:
 
     def _judge(self, found: Columns, block: bytes) -> None:
         """Set apart what only pretends to be a duration, and look up what EXECUTE runs."""
-        if b"CONTEXT:  " in block or b"DETAIL:  prepare: " in block:
+        if b"CONTEXT:  " in block or b"DETAIL:  " + PREPARED in block:
             for index, severity in enumerate(found.severity):
                 raised = severity == b"CONTEXT"
-                if not raised and not (severity == b"DETAIL" and found.text[index].startswith(b"prepare: ")):
+                if not raised and not (severity == b"DETAIL" and found.text[index].startswith(PREPARED)):
                     continue
                 owner = index - 1
                 while owner >= 0 and found.severity[owner] in COMPANIONS:
@@ -252,7 +253,7 @@ class Stderr:
                 if owner >= 0 and raised:
                     found.kind[owner] = FOREIGN
                 elif owner >= 0:
-                    resolve_prepared(found.text, owner, found.text[index][len(b"prepare: ") :])
+                    resolve_prepared(found.text, owner, found.text[index][len(PREPARED) :])
         if self._has_names and block.count(b":  duration: ") > int((found.duration >= 0).sum()):
             for index, text in enumerate(found.text):
                 if found.duration[index] >= 0 and b":  duration: " in text.partition(b"\n")[0]:

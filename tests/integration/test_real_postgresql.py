@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +32,7 @@ shared_preload_libraries = 'pg_stat_statements'
 pg_stat_statements.track_utility = on
 pg_stat_statements.track_planning = off
 logging_collector = on
-log_destination = 'stderr,csvlog'
+log_destination = '{formats}'
 log_directory = 'log'
 log_filename = 'postgresql-%Y-%m-%d_%H%M%S.log'
 log_file_mode = 0644
@@ -48,6 +50,16 @@ def binaries() -> Path | None:
     if on_path:
         found.append(Path(on_path).parent)
     return max(found, key=str, default=None)
+
+
+FORMATS = {"stderr": "*.log", "csvlog": "*.csv", "jsonlog": "*.json"}
+
+
+def formats_of(programs: Path) -> list[str]:
+    """Return the formats a server can write: jsonlog came with PostgreSQL 15."""
+    said = subprocess.run([programs / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
+    version = int(re.search(r"(\d+)", said)[1])
+    return list(FORMATS) if version >= 15 else ["stderr", "csvlog"]
 
 
 @dataclass
@@ -87,7 +99,7 @@ def server() -> Iterator[Server]:
     try:
         one.run("initdb", "-D", str(folder / "data"), "-U", "harvester", "-A", "trust", "-E", "UTF8", "--no-sync", "--no-instructions")
         with (folder / "data" / "postgresql.conf").open("a") as file:
-            file.write(SETTINGS.format(folder=folder))
+            file.write(SETTINGS.format(folder=folder, formats=",".join(formats_of(programs))))
         one.control("start")
         try:
             yield one
@@ -127,7 +139,7 @@ def settled(server: Server) -> None:
     with server.connect() as connection:
         connection.execute(f"SELECT '{mark}'")
     folder = server.folder / "data" / "log"
-    logs = [max(folder.glob(pattern), key=str) for pattern in ("*.log", "*.csv")]
+    logs = [max(folder.glob(pattern), key=str) for pattern in FORMATS.values() if any(folder.glob(pattern))]
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         if all(mark.encode() in log.read_bytes() for log in logs):
@@ -148,7 +160,7 @@ def by_fingerprint(store: Store) -> tuple[Counter[str], dict[str, float]]:
     return counts, totals
 
 
-def test_calls_per_fingerprint_of_both_formats_equal_pg_stat_statements_before_and_after_an_index(server, tmp_path):
+def test_calls_per_fingerprint_of_every_format_equal_pg_stat_statements_before_and_after_an_index(server, tmp_path):
     with server.connect() as connection:
         connection.execute("CREATE EXTENSION pg_stat_statements")
         connection.execute("CREATE SCHEMA shop")
@@ -156,9 +168,9 @@ def test_calls_per_fingerprint_of_both_formats_equal_pg_stat_statements_before_a
         connection.execute("CREATE TABLE orders (id serial, customer int, state text, total numeric)")
         connection.execute("INSERT INTO orders (customer, state, total) SELECT n % 500, 'open', n FROM generate_series(1, 20000) n")
     folder = server.folder / "data" / "log"
-    formats = {"stderr": "*.log", "csvlog": "*.csv"}
-    with Store.open(str(tmp_path / "stderr.db")) as stderr, Store.open(str(tmp_path / "csvlog.db")) as csvlog:
-        stores = {"stderr": stderr, "csvlog": csvlog}
+    formats = {name: FORMATS[name] for name in formats_of(server.programs)}
+    with ExitStack() as opened:
+        stores = {name: opened.enter_context(Store.open(str(tmp_path / f"{name}.db"))) for name in formats}
         logs = {
             name: PostgresSlowLog(source="log", paths=(str(folder / pattern),), timezone="Europe/Berlin")
             for name, pattern in formats.items()
@@ -195,8 +207,8 @@ def test_calls_per_fingerprint_of_both_formats_equal_pg_stat_statements_before_a
             assert {key: n for key, n in counted.items() if n} == {key: n for key, n in expected.items() if key != extension}, name
             assert len(expected) > 15
             assert sum(totals.values()) > 0
-        series = [{one.labels: sum(r.counts.sum(axis=1)) for one, r in zip(store.series(), store.read(store.series(), Window.of(0, 4 * 10**12)), strict=True)} for store in (stderr, csvlog)]
-        assert series[0] == series[1]
+        series = [{one.labels: sum(r.counts.sum(axis=1)) for one, r in zip(store.series(), store.read(store.series(), Window.of(0, 4 * 10**12)), strict=True)} for store in stores.values()]
+        assert all(one == series[0] for one in series)
         for store in stores.values():
             (span,) = store.coverage("log", "statement_duration", None).spans
             assert span[0] < span[1] <= time.time_ns() // 1_000_000
