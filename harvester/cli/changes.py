@@ -238,7 +238,7 @@ def _print_baseline(run: Run, change: Change, data: dict[str, Any], *, dry_run: 
             f"  stored so far: {data['series']} series, {100 * data['coverage']:.0f} % of the window proven complete"
         )
     for one in data["proved"]:
-        run.print(f"  {one['subject']} {one['metric']} {one['statistic']}: {_power(one)}")
+        run.wrapped(f"{one['subject']} {one['metric']} {one['statistic']}: {_power(one)}", "  ", "    ")
     if dry_run:
         return
     if not waited:
@@ -303,7 +303,7 @@ def shipped(run: Run, name: str | None, at: datetime | None, undo: bool, as_json
     note = ", before it was registered: its effects are labelled retrospective" if late else ""
     run.print(f"{change.name}: live since {figures.moment(live)}{note}")
     first = figures.moment(max(run.at, live + DAY))
-    run.say(f"harvest diff {change.name}: a first answer after {first}, firm ones after 3, 7 and 14 days")
+    run.say(f"harvest diff {change.name} answers from {first} on, firmly after 3, 7 and 14 days")
     return OK
 
 

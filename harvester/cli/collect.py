@@ -81,9 +81,9 @@ def _tell(run: Run, connector: Connector, record: Collection | None) -> None:
         return
     span = f"{to_datetime(record.window.start):%Y-%m-%d %H:%M} to {to_datetime(record.window.end):%Y-%m-%d %H:%M} UTC"
     share = 100 * record.covered.share_of(record.window)
-    run.print(f"{record.source}: {record.readings:,} new readings, {span}, {share:.1f} % proven complete")
+    run.wrapped(f"{record.source}: {record.readings:,} new readings, {span}, {share:.1f} % proven complete", "", "  ")
     for note in record.notes:
-        run.print(f"  note: {note}")
+        run.wrapped(f"note: {note}", "  ", "        ")
     if record.error is not None:
         run.fail(record.error, "what was read before is kept; harvest check tells more")
 
