@@ -118,3 +118,10 @@ def test_pack_files_keep_to_the_line_length():
         for line in path.read_text().splitlines() if len(line) > 120 and not re.match(r"(query|numerator|denominator) = ", line)
     ]
     assert not long
+
+
+@pytest.mark.parametrize("name", pack_names())
+def test_what_is_an_increase_has_steps_that_hold_two_scrapes_at_the_default_interval_of_a_minute(name):
+    for metric in pack(name)["metrics"]:
+        if metric["shape"] in ("ratio", "distribution"):
+            assert metric.get("step_seconds", 60) >= 120, metric["name"]
