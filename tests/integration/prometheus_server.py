@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import time
@@ -76,3 +77,9 @@ def running_prometheus(folder: Path) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(20)
+
+
+def version_of(url: str) -> str:
+    """Return what a server says of its version."""
+    with urllib.request.urlopen(f"{url}/api/v1/status/buildinfo", timeout=5) as answer:
+        return str(json.load(answer)["data"]["version"])

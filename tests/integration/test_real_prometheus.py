@@ -7,7 +7,6 @@ the older end out and extrapolates, which is allowed one per cent here.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import socket
@@ -17,13 +16,13 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
+from prometheus_server import running_prometheus, version_of, write_blocks
 
 from connectors.prometheus import Prometheus
 from harvester.catalog import pack, pack_names
@@ -68,11 +67,6 @@ class Server:
     url: str
     truth: Truth
     exact: bool
-
-
-def lines_of(name, labels, at, values):
-    inside = ",".join(f'{key}="{value}"' for key, value in labels.items())
-    return [f"{name}{{{inside}}} {value!r} {stamp / 1000:.3f}" for stamp, value in zip(at.tolist(), values, strict=True)]
 
 
 def make_history() -> tuple[Truth, list[tuple[str, str, dict[str, str], np.ndarray, list[float]]]]:
@@ -125,64 +119,13 @@ def make_history() -> tuple[Truth, list[tuple[str, str, dict[str, str], np.ndarr
     return truth, families
 
 
-def write_blocks(folder: Path, families) -> None:
-    """One file a day: promtool keeps what a file holds in memory."""
-    first = min(int(at[0]) for _, _, _, at, _ in families) // DAY
-    last = max(int(at[-1]) for _, _, _, at, _ in families) // DAY
-    for day in range(first, last + 1):
-        text, seen = [], set()
-        for kind, name, labels, at, values in families:
-            low, high = np.searchsorted(at, [day * DAY, (day + 1) * DAY])
-            family = name.removesuffix("_total").removesuffix("_bucket").removesuffix("_sum").removesuffix("_count")
-            if low == high:
-                continue
-            if family not in seen:
-                seen.add(family)
-                text.append(f"# TYPE {family} {kind}")
-            text += lines_of(name, labels, at[low:high], values[low:high])
-        path = folder / f"{day}.om"
-        path.write_text("\n".join([*text, "# EOF", ""]))
-        subprocess.run(
-            ["promtool", "tsdb", "create-blocks-from", "openmetrics", "--max-block-duration=24h", path, folder / "data"],
-            check=True, capture_output=True, timeout=120,
-        )
-
-
-@contextmanager
-def prometheus_over(folder: Path):
-    """Run a real Prometheus over ``folder/data``; its address and version."""
-    (folder / "prometheus.yml").write_text("scrape_configs: []\n")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [
-            "prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
-            "--storage.tsdb.retention.time=10y", f"--web.listen-address=127.0.0.1:{port}", "--log.level=error",
-        ],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(200):
-            try:
-                with urllib.request.urlopen(f"{url}/-/ready", timeout=2):
-                    break
-            except OSError:
-                time.sleep(0.1)
-        with urllib.request.urlopen(f"{url}/api/v1/status/buildinfo", timeout=5) as answer:
-            yield url, json.load(answer)["data"]["version"]
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prometheus")
     truth, families = make_history()
     write_blocks(folder, families)
-    with prometheus_over(folder) as (url, version):
+    with running_prometheus(folder) as url:
+        version = version_of(url)
         yield Server(url, truth, version.startswith("2."))
 
 
@@ -614,7 +557,7 @@ def exporters(tmp_path_factory):
         ["promtool", "tsdb", "create-blocks-from", "openmetrics", folder / "all.om", folder / "data"],
         check=True, capture_output=True, timeout=120,
     )
-    with prometheus_over(folder) as (url, _):
+    with running_prometheus(folder) as url:
         yield url, Window.of((end - 4 * 3600) * 1000, (end - 60) * 1000)
 
 
