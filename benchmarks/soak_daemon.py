@@ -256,7 +256,7 @@ def same_of_prometheus(one: Store, other: Store, window: Window) -> list[str]:
         columns = [name for name in ("at", "value", "number", "numerator", "denominator", "counts") if hasattr(right, name)]
         if any(getattr(left, name).tobytes() != getattr(right, name).tobytes() for name in columns):
             problems.append(f"{series}: {len(left)} and {len(right)} readings")
-        proofs = [store.coverage("prom", series.metric.name, series.labels) & window for store in (one, other)]
+        proofs = [store.coverages([series])[0] & window for store in (one, other)]
         if proofs[0] != proofs[1]:
             problems.append(f"{series}: coverage differs in {(proofs[0] - proofs[1]).spans + (proofs[1] - proofs[0]).spans}")
     return problems

@@ -447,8 +447,12 @@ class _Run:
 
     def _ask(self, ask: Ask) -> tuple[str | None, bool]:
         """Ask and store; return what failed, or None, and whether asking again may help."""
+        questions = {metric.name: metric.question for metric in ask.connector.definitions()}
         try:
-            for batch in ask.connector.collect(ask.window, self.store.state(self.source)):
+            for found in ask.connector.collect(ask.window, self.store.state(self.source)):
+                batch = replace(
+                    found, coverage=tuple(replace(one, question=questions[one.metric]) for one in found.coverage)
+                )
                 self.hold.check()
                 self.readings += self.store.commit(self.source, batch).readings
                 self.batches += bool(batch.readings or batch.coverage)

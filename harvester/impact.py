@@ -142,17 +142,13 @@ def series_of(store: Store, subjects: Iterable[Subject]) -> list[tuple[Subject, 
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def coverage_of(store: Store, series: Series) -> Window:
-    """Return the proven spans of one series."""
-    return store.coverage(series.source, series.metric.name, series.labels)
-
-
 def freeze(store: Store, settings: Settings, change: Change, until: int) -> Change:
     """Freeze readings of a change's subjects up to an instant, with their history; return the change that says so."""
     window = Window.of(min(change.baseline_start, until - BASELINE) - HISTORY, until)
     series = [one for _, one in series_of(store, subjects_of(change, settings))]
     readings = [one for one in store.read(series, window) if len(one)]
-    coverage = {one.series: coverage_of(store, one.series) & window for one in readings}
+    proven = store.coverages([one.series for one in readings])
+    coverage = {one.series: found & window for one, found in zip(readings, proven, strict=True)}
     digest = store.freeze(readings, coverage, window=window, note=f"baseline of {change.name}")
     if digest in change.frozen:
         return change
@@ -239,7 +235,8 @@ def compare(
     """
     Return what the differ says of every series of a change's subjects, expected effects first.
 
-    The before side comes from the frozen copy where there is one; the after side from the store.
+    The before side comes from the frozen copy, with what was proven when it was frozen, unless the store has come to
+    prove more of the window since; the after side comes from the store.
     ``metrics`` narrows the question to metrics of those names.
     """
     from harvester.candidates.propose import mode_of
@@ -252,15 +249,14 @@ def compare(
     owned = [(subject, one) for subject, one in series_of(store, subjects_of(change, settings))]
     if metrics:
         owned = [(subject, one) for subject, one in owned if one.metric.name in metrics]
-    held = dict(zip([one for _, one in owned], store.read([one for _, one in owned], whole), strict=True))
-    earlier = {one.series: one for one in frozen.readings} if frozen else {}
+    wanted = [one for _, one in owned]
+    held = dict(zip(wanted, store.read(wanted, whole), strict=True))
+    proven = dict(zip(wanted, store.coverages(wanted), strict=True))
+    earlier = {one: (held[one], proven[one]) for one in wanted} | _frozen_sides(frozen, proven, windows.before)
     results = []
     for subject, group in _groups(owned).values():
         newest, oldest = _sides(group, held, earlier, windows)
-        before = earlier.get(oldest, held[oldest])
-        proven = (frozen.coverage.get(oldest, Window()) if frozen and oldest in earlier else Window()) | coverage_of(
-            store, oldest
-        )
+        before, before_proven = earlier[oldest]
         metric = newest.metric
         expected = [one.statistic for one in change.expect if (one.subject, one.metric) == (subject.name, metric.name)]
         for statistic in dict.fromkeys([*expected, *_statistics(metric, bool(expected))]):
@@ -268,10 +264,8 @@ def compare(
             guard = _held(change, subject.name, metric.name, statistic)
             results.append(
                 diff(
-                    Evidence(before.within(windows.before), windows.before, proven & windows.before),
-                    Evidence(
-                        held[newest].within(windows.after), windows.after, coverage_of(store, newest) & windows.after
-                    ),
+                    Evidence(before.within(windows.before), windows.before, before_proven & windows.before),
+                    Evidence(held[newest].within(windows.after), windows.after, proven[newest] & windows.after),
                     at=at,
                     history=before.within(Window.of(whole.start, windows.before.start)),
                     statistic=statistic,
@@ -336,6 +330,20 @@ def _frozen_copy(store: Store, change: Change, at: int) -> FrozenCopy | None:
     return next((one for one in copies if one.window.end >= at), None)
 
 
+def _frozen_sides(
+    frozen: FrozenCopy | None, proven: Mapping[Series, Window], window: Window
+) -> dict[Series, tuple[Readings, Window]]:
+    """
+    Return what was frozen of each series and what was proven of it then.
+
+    Left out where the store has come to prove more of the window since: what filled a gap is not in the copy.
+    """
+    if frozen is None:
+        return {}
+    sides = {one.series: (one, frozen.coverage.get(one.series, Window())) for one in frozen.readings}
+    return {one: side for one, side in sides.items() if not (proven.get(one, Window()) - side[1]) & window}
+
+
 def _groups(owned: Sequence[tuple[Subject, Series]]) -> dict[tuple[object, ...], tuple[Subject, list[Series]]]:
     """Group series that differ in their definition only, in the order they were first stored."""
     groups: dict[tuple[object, ...], tuple[Subject, list[Series]]] = {}
@@ -346,7 +354,10 @@ def _groups(owned: Sequence[tuple[Subject, Series]]) -> dict[tuple[object, ...],
 
 
 def _sides(
-    group: Sequence[Series], held: Mapping[Series, Readings], earlier: Mapping[Series, Readings], windows: Windows
+    group: Sequence[Series],
+    held: Mapping[Series, Readings],
+    earlier: Mapping[Series, tuple[Readings, Window]],
+    windows: Windows,
 ) -> tuple[Series, Series]:
     """
     Return the series of the after and of the before side: one definition for both where one has readings on both.
@@ -354,7 +365,7 @@ def _sides(
     Where none has, the newest definition with readings stands on each side, and the differ refuses them by name.
     """
     after = [one for one in group if len(held[one].within(windows.after))]
-    before = [one for one in group if len(earlier.get(one, held[one]).within(windows.before))]
+    before = [one for one in group if len(earlier[one][0].within(windows.before))]
     both = [one for one in after if one in before]
     if both:
         return both[-1], both[-1]
@@ -388,13 +399,14 @@ def baseline_power(
     ]
     whole = Window.of(window.start - HISTORY, window.end)
     found = []
-    for (subject, series, statistic), readings in zip(
-        owned, store.read([one for _, one, _ in owned], whole), strict=True
+    wanted_series = [one for _, one, _ in owned]
+    for (subject, series, statistic), readings, proven in zip(
+        owned, store.read(wanted_series, whole), store.coverages(wanted_series), strict=True
     ):
         inside = readings.within(window)
         if not len(inside):
             continue
-        evidence = Evidence(inside, window, coverage_of(store, series) & window)
+        evidence = Evidence(inside, window, proven & window)
         value = summarise(inside, evidence.coverage, statistic).value
         history = readings.within(Window.of(whole.start, window.start))
         seen = power(evidence, at=window.end, history=history, statistic=statistic)
@@ -493,7 +505,7 @@ def picture(store: Store, comparison: Comparison, title: str = "") -> str | None
         return None
     window = Window.of(comparison.before.start, comparison.after.end)
     (readings,) = store.read([series], window)
-    coverage = coverage_of(store, series) & window
+    coverage = store.coverages([series])[0] & window
     if isinstance(readings, Level):
         at, value = readings.at, readings.value
     else:

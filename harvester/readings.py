@@ -272,7 +272,19 @@ class Metric:
 
         Readings of different definitions are never compared as they are.
         """
-        defining = [self.shape, self.unit, self.query, self.step_seconds, self.bounds, self.threshold]
+        return self._hash(self.bounds)
+
+    @property
+    def question(self) -> str:
+        """
+        A hash of what is asked of the source: the definition but for the bounds, which come with the readings only.
+
+        What is proven is proven of a question; that a metric was asked otherwise before proves nothing of it now.
+        """
+        return self._hash(())
+
+    def _hash(self, bounds: tuple[float, ...]) -> str:
+        defining = [self.shape, self.unit, self.query, self.step_seconds, bounds, self.threshold]
         return hashlib.sha256(json.dumps(defining).encode()).hexdigest()[:16]
 
 
@@ -567,11 +579,13 @@ class Coverage:
         metric: The metric's name.
         window: The proven spans.
         labels: Of which series; None means of every series of the metric, those that never appeared included.
+        question: ``Metric.question`` of the metric as it was asked; connectors leave it to the collection.
     """
 
     metric: str
     window: Window
     labels: Labels | None = None
+    question: str = ""
 
 
 def subject_of(series: Series, subjects: Sequence[Subject]) -> Subject | None:

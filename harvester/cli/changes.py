@@ -172,11 +172,11 @@ MOST_AT_ONCE = 3
 
 
 def _baseline_data(run: Run, store: Store, change: Change, *, thorough: bool) -> dict[str, Any]:
-    from harvester.impact import baseline_power, coverage_of, series_of, subjects_of
+    from harvester.impact import baseline_power, series_of, subjects_of
 
     window = Window.of(change.baseline_start, change.baseline_end)
     owned = series_of(store, subjects_of(change, run.settings))
-    covered = [coverage_of(store, one).share_of(window) for _, one in owned]
+    covered = [proven.share_of(window) for proven in store.coverages([one for _, one in owned])]
     asked = {(one.subject, one.metric) for one in change.expect}
     few = sum((subject.name, one.metric.name) in asked or not asked for subject, one in owned) <= MOST_AT_ONCE
     powers = baseline_power(store, run.settings, change) if owned and (few or thorough) else []

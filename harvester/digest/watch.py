@@ -123,16 +123,18 @@ def _number(count: int, one: str, many: str) -> str:
 def _source(store: Store, settings: Settings, connector: Connector) -> _Source:
     metrics = {metric.name: metric for metric in connector.definitions()}
     groups: dict[str, dict[Labels, Window]] = {}
-    for series in store.series(source=connector.source):
+    known = store.series(source=connector.source)
+    # What was asked otherwise before is watched no more; a histogram's series of other bounds is the same question.
+    questions = {name: metric.question for name, metric in metrics.items()}
+    asked = [one for one in known if questions.get(one.metric.name) == one.metric.question]
+    for series, proven in zip(asked, store.coverages(asked), strict=True):
         subject = subject_of(series, settings.subject_list)
-        if subject is not None and series.metric.name in metrics:
+        if subject is not None:
             name = f"{subject.name} {series.metric.name.replace('_', ' ')}"
-            members = groups.setdefault(name, {})
-            # Two definitions of one series share their coverage.
-            members[series.labels] = store.coverage(connector.source, series.metric.name, series.labels)
-    appeared = {series.metric.name for series in store.series(source=connector.source)}
-    for name in metrics:
-        whole = store.coverage(connector.source, name, None) if name not in appeared else Window()
+            groups.setdefault(name, {})[series.labels] = proven
+    appeared = {series.metric.name for series in known}
+    for name, metric in metrics.items():
+        whole = store.coverage(connector.source, name, None, metric.question) if name not in appeared else Window()
         if whole:  # proven for every series of it, and none ever appeared
             groups[name.replace("_", " ")] = {(): whole}
     longest = max((metric.step for metric in metrics.values()), default=0)

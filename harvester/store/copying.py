@@ -200,7 +200,7 @@ def _without_lost_days(store: Store, keys: Sequence[int]) -> list[str]:
     for key in keys:
         series, day = numbered.get(key >> DAY_BITS), (key & DAY_MASK) * DAY
         window = Window.of(day, day + DAY)
-        if series and store.coverage(series.source, series.metric.name, series.labels) & window:
+        if series and store.coverages([series])[0] & window:
             store.uncover((series,), window)
             lost.append(f"{series} on {to_datetime(day).date()}: cannot be read")
     return lost

@@ -224,7 +224,7 @@ def _set_coverage_aside(connection: Connection, store: Store, known: Iterable[Se
     for row in rows:
         if (row.source, row.metric) not in columnar:
             continue
-        name = {"source": row.source, "metric": row.metric, "labels": row.labels}
+        name = {"source": row.source, "metric": row.metric, "labels": row.labels, "question": row.question}
         mine = [table.c[key] == value for key, value in name.items()]
         connection.execute(delete(table).where(*mine, table.c.start == row.start))
         store.database.upsert(connection, past, [{**name, "start": row.start, "end": min(row.end, before)}])
@@ -268,7 +268,8 @@ def past_coverage(store: Store, series: Series) -> Window:
     table = schema.past_coverage
     named = table.c.labels.in_({labels_text(None), labels_text(series.labels)})
     query = select(table.c.start, table.c.end).where(
-        table.c.source == series.source, table.c.metric == series.metric.name, named
+        table.c.source == series.source, table.c.metric == series.metric.name,
+        table.c.question == series.metric.question, named,
     )
     with store.database.guard("read"), store.database.read() as connection:
         return Window(tuple((row.start, row.end) for row in connection.execute(query)))

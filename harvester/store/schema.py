@@ -75,6 +75,7 @@ def _coverage(name: str) -> Table:
         Column("source", Text, primary_key=True),
         Column("metric", Text, primary_key=True),
         Column("labels", Text, primary_key=True),  # JSON pairs, or "*" for every series of the metric
+        Column("question", Text, primary_key=True),  # what was asked of the source
         Column("start", BigInteger, primary_key=True),
         Column("end", BigInteger, nullable=False),
     )

@@ -501,35 +501,36 @@ class Store:
         return len(rows)
 
     def _put_coverage(self, connection: Connection, source: str, batch: Batch) -> None:
-        new: dict[tuple[str, str], Window] = {}
+        new: dict[tuple[str, str, str], Window] = {}
         for one in batch.coverage:
-            key = (one.metric, labels_text(one.labels))
+            key = (one.metric, labels_text(one.labels), one.question)
             new[key] = new.get(key, Window()) | one.window
         new = {key: window for key, window in new.items() if window}
         if not new:
             return
         table = schema.coverage
-        held: dict[tuple[str, str], set[tuple[int, int]]] = defaultdict(set)
+        held: dict[tuple[str, str, str], set[tuple[int, int]]] = defaultdict(set)
         # Only spans that touch what is new can change.
         query = select(table).where(
             table.c.source == source,
-            table.c.metric.in_({metric for metric, _ in new}),
+            table.c.metric.in_({metric for metric, _, _ in new}),
             table.c.end >= min(window.start for window in new.values()),
             table.c.start <= max(window.end for window in new.values()),
         )
         for row in connection.execute(query):
-            held[row.metric, row.labels].add((row.start, row.end))
+            held[row.metric, row.labels, row.question].add((row.start, row.end))
         gone: list[dict[str, Any]] = []
         fresh: list[dict[str, Any]] = []
-        for (metric, labels), window in new.items():
-            old = held[metric, labels]
+        for (metric, labels, question), window in new.items():
+            old = held[metric, labels, question]
             spans = set((Window(tuple(old)) | window).spans)
-            name = {"source": source, "metric": metric, "labels": labels}
+            name = {"source": source, "metric": metric, "labels": labels, "question": question}
             starts = {start for start, _ in spans}
             gone += [{**name, "start": start} for start, _ in old if start not in starts]
             fresh += [{**name, "start": start, "end": end} for start, end in spans - old]
         if gone:
-            where = [table.c[name] == sa.bindparam(f"old_{name}") for name in ("source", "metric", "labels", "start")]
+            columns = ("source", "metric", "labels", "question", "start")
+            where = [table.c[name] == sa.bindparam(f"old_{name}") for name in columns]
             values = [{f"old_{name}": value for name, value in row.items()} for row in gone]
             connection.execute(delete(table).where(*where), values)
         self._database.upsert(connection, table, fresh)
@@ -631,7 +632,7 @@ class Store:
     def _name_damage(self, series: Sequence[Series], window: Window) -> None:
         """Raise a DamagedBlock that names the first day whose pages cannot be read, if there is one."""
         for one in series:
-            covered = self.coverage(one.source, one.metric.name, one.labels) & window
+            (covered,) = (found & window for found in self.coverages([one]))
             number = self._number(one)
             if number is None:
                 continue
@@ -739,13 +740,31 @@ class Store:
         known = self._series.get(number)
         return f"{known[1] if known else f'series {number}'} on {day}"
 
-    def coverage(self, source: str, metric: str, labels: Labels | None) -> Window:
-        """Return the spans proven complete for a series: what was proven for it and for its whole metric."""
+    def coverage(self, source: str, metric: str, labels: Labels | None, question: str = "") -> Window:
+        """Return the spans proven complete for a series: what was proven for it and for its whole metric, so asked."""
+        (found,) = self._coverages([(source, metric, labels_text(labels), question)])
+        return found
+
+    def coverages(self, series: Sequence[Series]) -> list[Window]:
+        """Return the spans proven complete for each series, in the order asked for."""
+        return self._coverages(
+            [(one.source, one.metric.name, labels_text(one.labels), one.metric.question) for one in series]
+        )
+
+    def _coverages(self, wanted: Sequence[tuple[str, str, str, str]]) -> list[Window]:
         table = schema.coverage
-        named = table.c.labels.in_({labels_text(None), labels_text(labels)})
-        query = select(table.c.start, table.c.end).where(table.c.source == source, table.c.metric == metric, named)
+        spans: dict[tuple[str, str, str, str], list[tuple[int, int]]] = defaultdict(list)
+        metrics = sorted({(source, metric) for source, metric, _, _ in wanted})
         with self._reading() as connection:
-            return Window(tuple((row.start, row.end) for row in connection.execute(query)))
+            for low in range(0, len(metrics), _CHUNK):
+                named = sa.tuple_(table.c.source, table.c.metric).in_(metrics[low : low + _CHUNK])
+                for row in connection.execute(select(table).where(named)):
+                    spans[row.source, row.metric, row.labels, row.question].append((row.start, row.end))
+        everybody = labels_text(None)
+        return [
+            Window((*spans[source, metric, labels, question], *spans[source, metric, everybody, question]))
+            for source, metric, labels, question in wanted
+        ]
 
     def extent(self, series: Sequence[Series]) -> list[tuple[int, int] | None]:
         """Return the days each series has readings on, as ``[start, end)`` in milliseconds; None where it has none."""
@@ -1066,11 +1085,11 @@ class Store:
 
     def _uncover(self, connection: Connection, whose: Sequence[Series], window: Window) -> None:
         table = schema.coverage
-        damaged: dict[tuple[str, str], set[str]] = defaultdict(set)
+        damaged: dict[tuple[str, str, str], set[str]] = defaultdict(set)
         for one in whose:
-            damaged[one.source, one.metric.name].add(labels_text(one.labels))
-        for (source, metric), labels in damaged.items():
-            mine = (table.c.source == source, table.c.metric == metric)
+            damaged[one.source, one.metric.name, one.metric.question].add(labels_text(one.labels))
+        for (source, metric, question), labels in damaged.items():
+            mine = (table.c.source == source, table.c.metric == metric, table.c.question == question)
             held: dict[str, Window] = defaultdict(Window)
             for row in connection.execute(select(table).where(*mine)):
                 held[row.labels] |= Window.of(row.start, row.end)
@@ -1085,7 +1104,7 @@ class Store:
                 kept[name] = kept.get(name, Window()) | lost
             connection.execute(delete(table).where(*mine))
             rows = [
-                {"source": source, "metric": metric, "labels": name, "start": start, "end": end}
+                {"source": source, "metric": metric, "labels": name, "question": question, "start": start, "end": end}
                 for name, spans in kept.items()
                 for start, end in spans.spans
             ]

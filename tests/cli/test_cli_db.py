@@ -5,11 +5,10 @@ from __future__ import annotations
 import sqlite3
 
 import pytest
+from cli_shop import NOW
 
 from harvester.cli import FAILED, FINDINGS, INCONCLUSIVE, OK, USAGE
 from harvester.readings import DAY, Window, to_milliseconds
-
-from conftest import NOW  # isort: skip
 
 
 def held(shop):
@@ -44,7 +43,7 @@ def test_a_damaged_day_is_found_named_and_dropped_and_the_rest_stays(shop):
         [series] = store.series()
         window = Window.of(to_milliseconds(NOW) - 50 * DAY, to_milliseconds(NOW))
         whole = Window.of(window.start - 6 * DAY, window.end)
-        assert store.coverage("prom", "latency", series.labels).share_of(whole) < 1, "what is gone is proven no more"
+        assert store.coverages([series])[0].share_of(whole) < 1, "what is gone is proven no more"
     assert shop("db", "repair") == OK
     assert shop.out == "nothing is damaged\n"
 

@@ -6,12 +6,11 @@ import json
 from datetime import timedelta
 
 import pytest
+from cli_shop import CHANGE, NOW
 
 from harvester.cli import FAILED, FINDINGS, INCONCLUSIVE, OK, USAGE
 from harvester.connector import Batch
 from harvester.readings import DAY, Coverage, Window, to_milliseconds
-
-from conftest import CHANGE, NOW  # isort: skip  the folder's own, put on the path by pytest
 
 
 def live(shop, *expect):
@@ -54,7 +53,9 @@ def test_noise_is_no_claim_and_says_what_could_have_been_seen(shop):
     shop.fill("checkout", "latency", 0.48, 0.48, noise=0.8)
     live(shop, "checkout latency lower")
     shop("diff", "index", "--json")
-    assert comparisons(shop)["checkout", "latency"]["verdict"] in ("unclear", "unchanged")
+    one = comparisons(shop)["checkout", "latency"]
+    assert one["verdict"] in ("unclear", "unchanged")
+    assert 0 < one["visible_percent"] < 50
 
 
 def test_what_is_known_exactly_is_stated_not_tested(shop):
@@ -125,6 +126,33 @@ def test_the_frozen_copy_is_what_is_compared_even_when_the_store_forgot(shop):
     one = comparisons(shop)["checkout", "latency"]
     assert one["verdict"] == "improved"
     assert one["before"]["value"] == pytest.approx(0.48, rel=0.01)
+
+
+def test_what_was_missing_when_the_baseline_was_frozen_is_not_taken_for_proven_by_what_filled_it_later(shop):
+    from harvester.impact import settle
+    from harvester.settings import load
+
+    shop.fill("checkout", "latency", 0.48, 0.24, until=CHANGE - timedelta(days=6))
+    live(shop, "checkout latency lower")
+    with shop.store() as store:
+        assert settle(store, load(shop.config), to_milliseconds(NOW) + DAY)
+    shop.fill("checkout", "latency", 0.48, 0.24, since=CHANGE - timedelta(days=6))
+    assert shop("diff", "index", "--json") == OK
+    one = comparisons(shop)["checkout", "latency"]
+    assert one["before"]["coverage"] == 1.0
+    assert one["before"]["n"] == 14 * 288, "the copy holds eight of the fourteen days only"
+
+
+def test_what_was_proven_of_a_metric_asked_otherwise_proves_nothing_of_it_now(shop):
+    shop.fill("checkout", "latency", 0.48, 0.24)
+    live(shop, "checkout latency lower")
+    text = shop.config.read_text()
+    shop.config.write_text(text.replace("latency{$selector}", "latency_v2{$selector}"))
+    shop.fill("checkout", "latency", 0.30, 0.30, since=CHANGE - timedelta(days=5))
+    assert shop("diff", "index", "--json") == INCONCLUSIVE
+    one = comparisons(shop)["checkout", "latency"]
+    assert one["verdict"] == "refused"
+    assert one["before"]["coverage"] == pytest.approx(5 / 14)
 
 
 def test_candidates_are_proposed_decided_taken_back_and_never_return_when_dismissed(shop):
@@ -214,6 +242,7 @@ def test_a_source_that_is_down_fails_the_collection_and_shows_in_the_status(shop
 def test_coverage_is_kept_by_the_source_that_proved_it(shop):
     shop.fill("checkout", "latency", 0.48, 0.24)
     with shop.store() as store:
-        before = store.coverage("prom", "latency", (("service", "checkout"),))
-        store.commit("other", Batch((), (Coverage("latency", Window.of(0, DAY), None),)))
-        assert store.coverage("prom", "latency", (("service", "checkout"),)) == before
+        found = store.series()
+        before = store.coverages(found)
+        store.commit("other", Batch((), (Coverage("latency", Window.of(0, DAY), None, found[0].metric.question),)))
+        assert store.coverages(found) == before

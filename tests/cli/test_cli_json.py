@@ -6,13 +6,12 @@ import json
 from datetime import timedelta
 
 import pytest
+from cli_shop import CHANGE, NOW
 from jsonschema import Draft202012Validator, FormatChecker
 from referencing import Registry, Resource
 
 from harvester.catalog import config_folder
 from harvester.cli import OK
-
-from conftest import CHANGE, NOW  # isort: skip
 
 SCHEMAS = {path.name: json.loads(path.read_text()) for path in (config_folder() / "schemas").glob("*.json")}
 REGISTRY = Registry().with_resources((name, Resource.from_contents(schema)) for name, schema in SCHEMAS.items())

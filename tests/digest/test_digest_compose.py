@@ -30,7 +30,7 @@ def watched_store(store: Store, configured: Callable[..., Settings]) -> Store:
     (metric,) = configured().connectors["prom"].definitions()
     labels = labels_of({"service": "checkout"})
     one = Level(Series("prom", metric, labels), np.array([NOW - 30 * DAY], np.int64), np.array([0.4]))
-    store.commit("prom", Batch((one,), (Coverage("cpu", Window.of(NOW - 30 * DAY, NOW - 5 * MINUTE), labels),)))
+    store.commit("prom", Batch((one,), (Coverage("cpu", Window.of(NOW - 30 * DAY, NOW - 5 * MINUTE), labels, metric.question),)))
     return store
 
 

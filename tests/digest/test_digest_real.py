@@ -35,7 +35,7 @@ def fill(store: Store, settings: Settings, subject: str, factor: float) -> None:
     daily = 1 + 0.2 * np.sin(2 * np.pi * (at % DAY) / DAY)
     value = 0.4 * daily * rng.normal(1, 0.05, len(at)) * np.where(at >= LIVE, factor, 1.0)
     series = Series("prom", metric, labels_of({"service": subject}))
-    covered = Coverage("cpu", Window.of(int(at[0]), NOW - 5 * MINUTE), series.labels)
+    covered = Coverage("cpu", Window.of(int(at[0]), NOW - 5 * MINUTE), series.labels, metric.question)
     store.commit("prom", Batch((Level(series, at, value),), (covered,)))
 
 

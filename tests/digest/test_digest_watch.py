@@ -28,7 +28,7 @@ def cover(store: Store, settings: Settings, window: Window, source: str = "prom"
     (metric,) = settings.connectors[source].definitions()
     series = Series(source, metric, labels_of({"service": "checkout", **labels}))
     one = Level(series, np.array([window.start], np.int64), np.array([0.4]))
-    store.commit(source, Batch((one,), (Coverage(metric.name, window, series.labels),)))
+    store.commit(source, Batch((one,), (Coverage(metric.name, window, series.labels, metric.question),)))
 
 
 def collected(store: Store, error: str | None = None, notes: Sequence[str] = (), source: str = "prom") -> None:
@@ -166,13 +166,14 @@ def test_a_metric_that_ended_while_its_source_goes_on_is_told_until_it_is_forgot
     for metric, end in zip(settings.connectors["prom"].definitions(), (NOW - MINUTE, NOW - 3 * DAY), strict=True):
         series = Series("prom", metric, labels)
         one = Level(series, np.array([NOW - 9 * DAY], np.int64), np.array([0.4]))
-        store.commit("prom", Batch((one,), (Coverage(metric.name, Window.of(NOW - 9 * DAY, end), labels),)))
+        store.commit("prom", Batch((one,), (Coverage(metric.name, Window.of(NOW - 9 * DAY, end), labels, metric.question),)))
     watched, silent = looked(store, settings)
     assert not watched.complete
     assert [(one.name, one.since) for one in silent] == [("checkout queue (prom)", NOW - 3 * DAY)]
     assert silent[0].text == "no data since Friday 20 November, 08:00, though prom answers."
     later = NOW + 60 * DAY
-    store.commit("prom", Batch((), (Coverage("cpu", Window.of(NOW - DAY, later), labels),)))
+    cpu_metric = settings.connectors["prom"].definitions()[0]
+    store.commit("prom", Batch((), (Coverage("cpu", Window.of(NOW - DAY, later), labels, cpu_metric.question),)))
     assert watch(store, settings, Window.of(later - 7 * DAY, later))[1] == ()
 
 
@@ -181,7 +182,7 @@ def test_a_metric_no_longer_configured_is_not_mourned(store: Store, configured: 
     cover(store, settings, ALL)
     gone = Series("prom", Metric("old", "1", Shape.LEVEL), labels_of({"service": "checkout"}))
     one = Level(gone, np.array([NOW - 9 * DAY], np.int64), np.array([1.0]))
-    store.commit("prom", Batch((one,), (Coverage("old", Window.of(NOW - 9 * DAY, NOW - 8 * DAY), gone.labels),)))
+    store.commit("prom", Batch((one,), (Coverage("old", Window.of(NOW - 9 * DAY, NOW - 8 * DAY), gone.labels, gone.metric.question),)))
     assert looked(store, settings)[1] == ()
 
 

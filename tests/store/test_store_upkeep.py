@@ -27,7 +27,7 @@ from store_samples import (
 )
 
 from harvester.errors import DamagedBlock, StoreBusy, StoreError
-from harvester.readings import DAY, HOUR, MINUTE, Counts, Coverage, Level, Window
+from harvester.readings import DAY, HOUR, MINUTE, Counts, Coverage, Labels, Level, Metric, Window
 from harvester.store import Collection, Store
 from harvester.store.copying import backup, move, restore, salvage
 from harvester.store.coverage import coverage_sentence
@@ -43,6 +43,10 @@ def damage(store: Store, table: str, where: str = "1 = 1") -> None:
             connection.execute(sa.text(f"UPDATE {table} SET data = :data WHERE id = :id"), {"data": broken, "id": key})
 
 
+def proof(metric: Metric, window: Window = DAYS, labels: Labels | None = None) -> Coverage:
+    return Coverage(metric.name, window, labels, metric.question)
+
+
 def three_days(name: str) -> Level:
     return level(np.arange(4320.0) % 1000 / 8, name=name)
 
@@ -53,7 +57,7 @@ def three_days(name: str) -> Level:
 def test_repair_drops_a_damaged_day_and_its_proof_and_nobody_elses(url: str) -> None:
     a, b = series(name="a"), series(name="b")
     with Store.open(url) as store:
-        proven = (Coverage("cpu", DAYS), Coverage("cpu", Window.of(START, START + DAY), a.labels))
+        proven = (proof(CPU), proof(CPU, Window.of(START, START + DAY), a.labels))
         store.commit("source", batch(three_days("a"), three_days("b"), coverage=proven))
         damage(store, "block", f"id = {(1 << 20) + START // DAY}")
         (found,) = store.damaged()
@@ -64,27 +68,27 @@ def test_repair_drops_a_damaged_day_and_its_proof_and_nobody_elses(url: str) -> 
         assert store.repair() == []
         assert store.check() == []
         later = Window.of(START + DAY, START + 3 * DAY)
-        assert store.coverage("source", "cpu", a.labels) == later
-        assert store.coverage("source", "cpu", b.labels) == DAYS
-        assert store.coverage("source", "cpu", None) == later
+        assert store.coverages([a])[0] == later
+        assert store.coverages([b])[0] == DAYS
+        assert store.coverage("source", "cpu", None, CPU.question) == later
         assert len(store.read([a], EVER)[0]) == 2880
         assert len(store.read([b], EVER)[0]) == 4320
-        store.commit("source", batch(three_days("a"), coverage=(Coverage("cpu", DAYS),)))
+        store.commit("source", batch(three_days("a"), coverage=(proof(CPU),)))
         assert same(store.read([a], EVER)[0], three_days("a"))
-        assert store.coverage("source", "cpu", a.labels) == DAYS
+        assert store.coverages([a])[0] == DAYS
 
 
 def test_repair_drops_a_damaged_batch_in_waiting_and_all_it_may_have_proven(url: str) -> None:
     with Store.open(url) as store:
-        store.commit("source", batch(three_days("a"), three_days("b"), three_days("c"), coverage=(Coverage("cpu", DAYS),)))
+        store.commit("source", batch(three_days("a"), three_days("b"), three_days("c"), coverage=(proof(CPU),)))
         store.commit("source", batch(level([9.0], START + DAY), level([9.0], START + DAY, name="b")))
         damage(store, "pending")
         (found,) = store.repair()
         assert found.series == (series(name="a"), series(name="b"))
         assert found.window == Window.of(START + DAY, START + 2 * DAY)
         assert store.check() == []
-        assert store.coverage("source", "cpu", series(name="b").labels) == DAYS - found.window
-        assert store.coverage("source", "cpu", series(name="c").labels) == DAYS
+        assert store.coverages([series(name="b")])[0] == DAYS - found.window
+        assert store.coverages([series(name="c")])[0] == DAYS
         assert same(store.read([series()], EVER)[0], three_days("a"))
 
 
@@ -95,7 +99,7 @@ def truncated(path: Path, share: float) -> list[str]:
         for day in range(15):
             readings = (level(rng.normal(size=1440), START + day * DAY, name=name) for name in names)
             span = Window.of(START + day * DAY, START + (day + 1) * DAY)
-            store.commit("source", batch(*readings, coverage=(Coverage("cpu", span),), state={"day": day}))
+            store.commit("source", batch(*readings, coverage=(proof(CPU, span),), state={"day": day}))
         store.put("change", "x", {"n": 1})
         store.sync()
     os.truncate(path, int(path.stat().st_size * share))
@@ -122,7 +126,7 @@ def test_what_can_be_read_of_a_file_cut_short_is_saved_and_the_rest_is_named_and
             days = np.unique(found.at // DAY)
             held += len(days)
             assert len(found) == 1440 * len(days)
-            proven = store.coverage("source", "cpu", series(name=name).labels)
+            proven = store.coverages([series(name=name)])[0]
             assert proven.milliseconds <= len(days) * DAY
             for day in range(15):
                 if START // DAY + day not in days and proven:
@@ -138,14 +142,14 @@ def test_what_can_be_read_of_a_file_cut_short_is_saved_and_the_rest_is_named_and
 def test_a_whole_file_is_salvaged_without_a_loss(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     with Store.open(str(path)) as store:
-        store.commit("source", batch(*one_of_each_shape(), coverage=(Coverage("cpu", DAYS),), state={"n": 1}))
+        store.commit("source", batch(*one_of_each_shape(), coverage=(proof(CPU),), state={"n": 1}))
         store.commit("source", batch(level([5.0])))
         digest = store.freeze(one_of_each_shape(), {}, window=DAYS, note="")
     assert salvage(path).lost == ()
     with Store.open(str(path)) as store:
         assert store.read([series()], EVER)[0].value[0] == 5
         assert store.state("source") == {"n": 1}
-        assert store.coverage("source", "cpu", None) == DAYS
+        assert store.coverage("source", "cpu", None, CPU.question) == DAYS
         assert store.frozen(digest)
         assert store.check() == []
 
@@ -185,7 +189,7 @@ def test_a_day_whose_pages_are_destroyed_is_named_while_the_others_are_read(tmp_
 
 
 def fill(store: Store) -> str:
-    store.commit("source", batch(*one_of_each_shape(), coverage=(Coverage("cpu", DAYS),), state={"n": 1}, notes=("hm",)))
+    store.commit("source", batch(*one_of_each_shape(), coverage=(proof(CPU),), state={"n": 1}, notes=("hm",)))
     store.commit("source", batch(level([5.0])))
     store.put("change", "x", {"n": 1})
     store.put("change", "x", {"n": 2})
@@ -204,7 +208,7 @@ def assert_filled(store: Store, digest: str) -> None:
     assert found[0].value[0] == 5
     assert all(map(same, found[1:], one_of_each_shape()[1:]))
     assert store.series() == asked
-    assert store.coverage("source", "cpu", None) == DAYS
+    assert store.coverage("source", "cpu", None, CPU.question) == DAYS
     assert store.state("source") == {"n": 1}
     assert store.get("change", "x") == {"n": 2}
     assert store.put_once("digest", "w1", {"sent": False}) == {"sent": True}
@@ -292,7 +296,7 @@ def test_pruned_days_leave_their_sums_and_quantiles_and_no_claim_that_nothing_ha
     values = np.concatenate([rng.lognormal(0, 1, 2000), -rng.lognormal(0, 1, 800), np.zeros(80), rng.normal(size=1440)])
     timeouts = Counts(series(TIMEOUTS), START + np.arange(72, dtype=np.int64) * HOUR, np.arange(72.0))
     shapes = one_of_each_shape()
-    proven = (Coverage("cpu", DAYS), Coverage("timeouts", DAYS), Coverage("incidents", DAYS), Coverage("latency", DAYS))
+    proven = tuple(proof(metric) for metric in (CPU, TIMEOUTS, INCIDENTS, LATENCY))
     with Store.open(url) as store:
         store.commit("source", batch(level(values), timeouts, *shapes[1:2], *shapes[3:], coverage=proven))
         store.commit("source", batch(level([5.0])))  # waits still
@@ -306,8 +310,8 @@ def test_pruned_days_leave_their_sums_and_quantiles_and_no_claim_that_nothing_ha
         assert repr(summaries(store, asked, EVER)) == repr(before)  # in which NaN is NaN
         left = store.read(asked, EVER)
         assert [len(one) for one in left] == [1440, 24, 0, 0, 0, 2]
-        assert store.coverage("source", "timeouts", series(TIMEOUTS).labels) == Window.of(START + 2 * DAY, START + 3 * DAY)
-        assert store.coverage("source", "incidents", None) == DAYS
+        assert store.coverages([series(TIMEOUTS)])[0] == Window.of(START + 2 * DAY, START + 3 * DAY)
+        assert store.coverage("source", "incidents", None, INCIDENTS.question) == DAYS
         assert past_coverage(store, asked[1]) == Window.of(START, START + 2 * DAY)
         assert store.frozen(digest)
         assert store.check() == []

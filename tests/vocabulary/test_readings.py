@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 import harvester.readings
 from harvester.readings import (
-    DAY,
     LOG_BUCKET_GAMMA,
     OPEN,
     Better,
@@ -113,6 +112,12 @@ def test_what_makes_two_readings_comparable_makes_the_definition():
         assert same.definition == metric.definition
 
 
+def test_the_bounds_a_source_answers_with_are_no_part_of_the_question():
+    metric = Metric("latency", "seconds", Shape.DISTRIBUTION, query="q")
+    assert replace(metric, bounds=(0.1, 1.0)).question == metric.question
+    assert replace(metric, query="r").question != metric.question
+
+
 @pytest.mark.parametrize("wrong", [{"step_seconds": 0}, {"statistics": ("p42",)}, {"bounds": (1.0, 1.0)}])
 def test_a_metric_that_means_nothing_cannot_exist(wrong):
     with pytest.raises(ValueError, match="metric load"):
@@ -196,4 +201,3 @@ def test_a_subject_owns_the_series_that_carry_all_its_labels_or_its_name_at_anot
 
 def test_a_subject_without_labels_owns_nothing_by_them():
     assert subject_of(Series("x", LEVEL.metric, labels_of({"a": "b"})), (Subject("empty"),)) is None
-    assert DAY == 86_400_000
