@@ -33,9 +33,6 @@ MOST_AFTER = 28
 MARGIN = 0.05
 """A value whose interval stays within this share of no change is called unchanged, unless a guard names another."""
 
-LEAST_REPLICATION = 7
-"""Days of each of the two windows that may confirm one another."""
-
 FREEZE_PATIENCE = DAY
 """How long a freeze waits for a source that does not answer before it takes what is there."""
 
@@ -289,9 +286,11 @@ def replications(
 
     Both stand against the same before-window. Empty until two weeks have passed.
     """
+    from harvester.differ.compare import LEAST_REPLICATION_DAYS
+
     days = windows_of(change, now).days // 2
     metrics = tuple(dict.fromkeys(one.metric for one in change.expect))
-    if days < LEAST_REPLICATION or change.shipped is None or not metrics:
+    if days < LEAST_REPLICATION_DAYS or change.shipped is None or not metrics:
         return []
     at, middle = change.shipped, change.shipped + days * DAY
     before = Window.of(at - days * DAY, at)

@@ -242,14 +242,12 @@ def _size(one: Comparison) -> float:
 
 
 def _replicates(one: Comparison, earlier: Comparison, later: Comparison) -> bool:
-    """Tell whether what was said of an earlier window holds in a later, disjoint one of a week or more."""
-    if not _key(one) == _key(earlier) == _key(later) or later.after.start < earlier.after.end:
+    """Tell whether what was said of an earlier window, and is said of the whole, holds in a later one."""
+    from harvester.differ.compare import replicated
+
+    if _key(one) != _key(earlier) or one.verdict is not earlier.verdict or not replicated(earlier, later):
         return False
-    if later.after.end - later.after.start < _WEEK or not one.verdict is earlier.verdict is later.verdict:
-        return False
-    if one.verdict not in CLAIMS:
-        return True
-    return word.rose(one) == word.rose(earlier) == word.rose(later) and _agrees(earlier) and _agrees(later)
+    return one.verdict not in CLAIMS or (_agrees(earlier) and _agrees(later))
 
 
 def _key(one: Comparison) -> tuple[object, ...]:

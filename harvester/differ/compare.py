@@ -30,7 +30,6 @@ __all__ = [
     "Screening",
     "benjamini_hochberg",
     "diff",
-    "next_window",
     "power",
     "replicated",
     "screen",
@@ -228,41 +227,38 @@ def _power(
     levels = baseline_levels(before, at, history, statistic)
     if levels is None or levels.before.days < LEAST_BEFORE_DAYS:
         return ()
-    known = inference.recent(levels.history, levels.before) + levels.before
-    known = known.select(known.index >= -(MOST_BASELINE_DAYS + inference.HISTORY_DAYS) * BINS_PER_DAY)
-    if float(np.ptp(known.value)) == 0:
+    past = inference.recent(levels.history, levels.before) + levels.before
+    past = past.select(past.index >= -(MOST_BASELINE_DAYS + inference.HISTORY_DAYS) * BINS_PER_DAY)
+    if float(np.ptp(past.value)) == 0:
         return ()
-    noise, sigma2 = noise_of(known.index, known.value, at)
+    noise, sigma2 = noise_of(past.index, past.value, at)
     seen = []
     for length in days:
-        first = max(int(known.index[0]), -(length + inference.HISTORY_DAYS) * BINS_PER_DAY)
+        first = max(int(past.index[0]), -(length + inference.HISTORY_DAYS) * BINS_PER_DAY)
         bins = np.arange(first, length * BINS_PER_DAY, dtype=np.int64)
         half = visible(noise, sigma2, bins, at, Onset.AVERAGED)
         seen.append(Power(length, 100 * math.expm1(min(half, 100.0))))
     return tuple(seen)
 
 
-def next_window(claim: Comparison) -> Window:
-    """Return the window in which a claim may be replicated: the next, disjoint, as long, of seven days at least."""
-    length = max(LEAST_REPLICATION_DAYS * DAY, claim.after.end - claim.after.start)
-    return Window.of(claim.after.end, claim.after.end + length)
-
-
-def replicated(claim: Comparison, later: Comparison) -> bool:
+def replicated(earlier: Comparison, later: Comparison) -> bool:
     """
-    Tell whether a later comparison of the same series and statistic against the same baseline repeats a claim.
+    Tell whether a later comparison of the same series and statistic against the same baseline repeats an earlier one.
 
-    Its after-window is disjoint from the claim's, lies behind it and has seven days at least; its effect has the same
-    direction and its interval excludes no change.
+    Its after-window is disjoint from the earlier one's, lies behind it and has seven days at least. A claim is repeated
+    by an effect of the same direction whose interval excludes no change; that nothing changed, by the same verdict.
     """
     same = all(
-        getattr(claim, name) == getattr(later, name)
-        for name in ("source", "metric", "labels", "statistic", "definition")
+        getattr(earlier, name) == getattr(later, name)
+        for name in ("subject", "source", "metric", "labels", "statistic", "definition")
     )
-    behind = later.after.start >= claim.after.end
+    behind = later.after.start >= earlier.after.end
     long_enough = later.after.end - later.after.start >= LEAST_REPLICATION_DAYS * DAY
-    directions = (_direction(claim), _direction(later))
-    return same and behind and long_enough and claim.verdict in CLAIMS and directions[0] == directions[1] != 0
+    if not (same and behind and long_enough):
+        return False
+    if earlier.verdict in CLAIMS:
+        return _direction(earlier) == _direction(later) != 0
+    return earlier.verdict is later.verdict and earlier.verdict in (Verdict.UNCHANGED, Verdict.EXACT)
 
 
 def _direction(comparison: Comparison) -> int:

@@ -15,7 +15,6 @@ from harvester.differ.compare import (
     Evidence,
     benjamini_hochberg,
     diff,
-    next_window,
     power,
     replicated,
     screen,
@@ -175,7 +174,8 @@ def test_power_is_empty_where_nothing_can_be_learnt():
 
 def later(claim, ratio, days=7, start=None, **changes):
     rng = np.random.default_rng(9)
-    window = next_window(claim) if start is None else Window.of(start, start + days * DAY)
+    start = claim.after.end if start is None else start
+    window = Window.of(start, start + days * DAY)
     at = instants(window.start, window.end)
     before, _ = noisy_levels(**changes)
     return diff(
@@ -185,7 +185,6 @@ def later(claim, ratio, days=7, start=None, **changes):
 
 def test_a_claim_is_replicated_by_the_next_disjoint_week_in_the_same_direction():
     claim = compare(noisy_levels(ratio=0.5))
-    assert next_window(claim) == Window.of(T + 7 * DAY, T + 14 * DAY)
     assert replicated(claim, later(claim, 0.5))
     assert not replicated(claim, later(claim, 1.0))
     assert not replicated(claim, later(claim, 2.0))
@@ -197,7 +196,15 @@ def test_a_claim_is_replicated_by_the_next_disjoint_week_in_the_same_direction()
 
 def test_a_short_claim_is_replicated_over_a_week_all_the_same():
     claim = compare(noisy_levels(ratio=0.5, days=3))
-    assert next_window(claim) == Window.of(T + 3 * DAY, T + 10 * DAY)
+    assert replicated(claim, later(claim, 0.5))
+
+
+def test_that_nothing_changed_is_repeated_by_the_same_verdict_only():
+    same = replace(compare(noisy_levels()), verdict=Verdict.UNCHANGED)
+    again = replace(later(same, 1.0), verdict=Verdict.UNCHANGED)
+    assert replicated(same, again)
+    assert not replicated(same, replace(again, verdict=Verdict.UNCLEAR))
+    assert not replicated(replace(same, verdict=Verdict.UNCLEAR), replace(again, verdict=Verdict.UNCLEAR))
 
 
 def test_screening_keeps_the_real_ones_and_states_what_chance_may_add():
