@@ -124,7 +124,7 @@ def plan(store: Store, connector: Connector, now: int, since: int | None = None)
 
 def _plan(position: Position, connector: Connector, now: int, since: int | None) -> list[Ask]:
     reach = now - _milliseconds(connector.reach)
-    overlap = _milliseconds(connector.overlap)
+    overlap = _milliseconds(connector.asked_again)
     starts: dict[str, int] = {}
     for metric in connector.definitions():
         until = position.complete.get(_key(metric, connector.subjects))

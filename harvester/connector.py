@@ -128,6 +128,15 @@ class Connector(BaseModel, ABC):
     overlap: Duration = timedelta(minutes=10)
     reach: Duration = timedelta(days=90)
 
+    @property
+    def asked_again(self) -> timedelta:
+        """How much of the past is asked for again: the overlap, or more where the connector needs more."""
+        return max(self.overlap, self.least_overlap())
+
+    def least_overlap(self) -> timedelta:
+        """Return how much of the past must be asked for again for readings to be whole."""
+        return timedelta(0)
+
     @abstractmethod
     def check(self) -> Health:
         """Look whether the source is reachable, with which rights, and how far back it reaches. Never raises."""

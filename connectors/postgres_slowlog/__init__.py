@@ -123,10 +123,11 @@ class PostgresSlowLog(Connector):
     def _fits_together(self) -> PostgresSlowLog:
         if self.prefix is not None and self.format in ("csvlog", "jsonlog"):
             raise ValueError(f"prefix is for stderr logs; {self.format} has none")
-        # The hours that may still grow are told again and again from their beginning.
-        if self.overlap < _LEAST_OVERLAP:
-            self.__dict__["overlap"] = _LEAST_OVERLAP  # the model is frozen against its users, not against itself
         return self
+
+    def least_overlap(self) -> timedelta:
+        # The hours that may still grow are told again and again from their beginning.
+        return _LEAST_OVERLAP
 
     def definitions(self) -> Sequence[Metric]:
         return self._metrics

@@ -71,7 +71,7 @@ interval is not counted as complete. Ratios and distributions do not see it: exp
 
 Ranges of more than `max_points` steps are asked in slices, the newest first; a slice the server finds too large is
 halved. Nothing is asked from before the server's retention, and a query of more than `max_series` series is refused.
-`overlap` is at least three of the longest steps.
+At least three of the longest steps are asked again, whatever `overlap` says.
 
 Credentials: `token_env`, `token_file` or `token_command` for a bearer token; `username` with `password_env`; a client
 certificate by `certificate_file` and `key_file`; other headers (`headers = { X-Scope-OrgID = "acme" }`). None of them
@@ -167,11 +167,11 @@ class Prometheus(HttpConnector):
             raise ValueError("give a token or a username, not both")
         if (self.certificate_file is None) != (self.key_file is None):
             raise ValueError("certificate_file and key_file go together")
-        # An interval is complete one step after its end and is asked for from its start.
-        least = timedelta(seconds=3 * max(one.step_seconds for one in self.metrics))
-        if self.overlap < least:
-            self.__dict__["overlap"] = least  # the model is frozen against its users, not against itself
         return self
+
+    def least_overlap(self) -> timedelta:
+        # An interval is complete one step after its end and is asked for from its start.
+        return timedelta(seconds=3 * max(one.step_seconds for one in self.metrics))
 
     def definitions(self) -> Sequence[Metric]:
         return tuple(one.metric for one in self.metrics)

@@ -140,7 +140,7 @@ def _source(store: Store, settings: Settings, connector: Connector) -> _Source:
     longest = max((metric.step for metric in metrics.values()), default=0)
     return _Source(
         connector.source,
-        3 * _milliseconds(connector.every) + _milliseconds(connector.overlap) + 2 * longest,
+        3 * _milliseconds(connector.every) + _milliseconds(connector.asked_again) + 2 * longest,
         _milliseconds(connector.reach),
         groups,
         _union(one for members in groups.values() for one in members.values()),

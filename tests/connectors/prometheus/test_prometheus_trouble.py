@@ -584,8 +584,10 @@ def test_settings_that_fit_nothing_are_refused_before_any_request(options, said)
         prometheus("http://localhost:9090", **options)
 
 
-def test_the_overlap_is_never_shorter_than_three_steps():
-    assert prometheus("http://localhost:9090", metrics=({**LEVEL, "step_seconds": 3600},)).overlap.total_seconds() == 3 * 3600
+def test_never_less_than_three_steps_are_asked_again():
+    hourly = prometheus("http://localhost:9090", metrics=({**LEVEL, "step_seconds": 3600},))
+    assert hourly.asked_again.total_seconds() == 3 * 3600
+    assert prometheus("http://localhost:9090", metrics=(LEVEL,), overlap="5h").asked_again.total_seconds() == 5 * 3600
 
 
 def test_a_plan_names_each_query_once_with_its_requests_and_points():
