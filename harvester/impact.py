@@ -204,7 +204,8 @@ def windows_of(change: Change, now: int) -> Windows:
     """
     Return ``[T - w, T)`` and ``[T, T + w)``, w the whole days since T, at least one and at most 28.
 
-    With one whole day the before-window is two days, the least the differ takes; the after-window stays one.
+    With one whole day the before-window is two days, the least the differ takes; the after-window stays one. Before a
+    day has passed it ends now, so that it is refused as too short and not as unproven.
 
     Raises:
         UsageError: if the change is not shipped, or its instant lies ahead.
@@ -217,7 +218,7 @@ def windows_of(change: Change, now: int) -> Windows:
         raise UsageError("compare", change.name, "ships in the future", hint="harvest diff again once a day has passed")
     days = max(1, min((now - change.shipped) // DAY, MOST_AFTER))
     at = change.shipped
-    return Windows(Window.of(at - max(days, 2) * DAY, at), Window.of(at, at + days * DAY), days)
+    return Windows(Window.of(at - max(days, 2) * DAY, at), Window.of(at, min(at + days * DAY, now)), days)
 
 
 def compare(

@@ -155,7 +155,9 @@ def _refuse_twice(store: Store, name: str) -> None:
 def _pull(run: Run, store: Store) -> None:
     from harvester.cli.collect import pull
 
-    pull(run, store)
+    for _, record in pull(run, store, run.configured.connectors.values()):
+        if record is not None and record.error is not None:
+            run.say(f"harvest: {record.error}")
 
 
 def _pull_in_background(run: Run) -> None:
@@ -425,18 +427,24 @@ def edit(
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def remove(run: Run, name: str, yes: bool) -> int:
-    """Forget a change and its proposed candidates; frozen copies and accepted candidates stay."""
+    """Forget a change and its candidates; frozen copies stay. One with an accepted candidate is not forgotten."""
     from harvester.candidates.model import Status
     from harvester.cli.run import stdin_is_terminal
     from harvester.impact import candidates, find_change
 
     with run.store() as store:
         change = find_change(store, name)
+        mine = [one for one in candidates(store) if one.change == change.name]
+        accepted = [one.id for one in mine if one.status is Status.ACCEPTED]
+        if accepted:
+            raise UsageError(
+                "remove", change.name, f"accepted candidates speak of it: {', '.join(accepted)}",
+                hint=f"harvest candidates undo {accepted[0]} takes that back",
+            )
         if not yes and stdin_is_terminal():
             click.confirm(f"forget {change.name}?", abort=True, err=True)
-        for one in candidates(store):
-            if one.change == change.name and one.status is Status.PROPOSED:
-                store.delete("candidate", one.id)
+        for one in mine:
+            store.delete("candidate", one.id)
         store.delete("change", change.name)
     run.print(f"{change.name}: forgotten; harvest baseline registers it again")
     return OK

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -33,9 +33,6 @@ def collect(run: Run, sources: tuple[str, ...], since: datetime | None, dry_run:
     The first collection takes everything a source still holds, the newest first; later ones only what is new, and a
     little of the past again for late data. It may be interrupted at any time and goes on where it was.
     """
-    from harvester.collect import collect as collect_one
-    from harvester.impact import settle
-
     connectors = chosen(run, sources)
     start = to_milliseconds(since) if since is not None else None
     if dry_run:
@@ -43,16 +40,13 @@ def collect(run: Run, sources: tuple[str, ...], since: datetime | None, dry_run:
     done: list[Collection] = []
     busy: list[str] = []
     with run.store() as store:
-        for one in connectors:
-            with progress(run, f"collecting {one.source}") as report:
-                record = collect_one(store, one, now=run.now, since=start, progress=report)
+        for one, record in pull(run, store, connectors, start):
             if record is None:
                 busy.append(one.source)
             else:
                 done.append(record)
             if not as_json:
                 _tell(run, one, record)
-        settle(store, run.settings, run.at)
     if as_json:
         run.json("collect", {"collections": [as_data(one) for one in done], "busy": busy})
     failed = [one for one in done if one.error is not None]
@@ -134,21 +128,22 @@ def progress(run: Run, title: str) -> Iterator[Callable[[Seen], None]]:
         yield lambda seen: bar.update(task, completed=seen.share, readings=f"{seen.readings:,}")
 
 
-def pull(run: Run, store: Store) -> list[Collection]:
-    """Collect every source with a bar, and freeze what is ready to be frozen."""
+def pull(
+    run: Run, store: Store, connectors: Iterable[Connector], since: int | None = None
+) -> Iterator[tuple[Connector, Collection | None]]:
+    """
+    Collect sources in turn, with a bar, and yield each with its record; at the end freeze what is ready to be frozen.
+
+    The record is None where another process is at the source.
+    """
     from harvester.collect import collect as collect_one
     from harvester.impact import settle
 
-    done = []
-    for one in run.configured.connectors.values():
+    for one in connectors:
         with progress(run, f"collecting {one.source}") as report:
-            record = collect_one(store, one, now=run.now, progress=report)
-        if record is not None:
-            done.append(record)
-            if record.error is not None:
-                run.say(f"harvest: {record.error}")
+            record = collect_one(store, one, now=run.now, since=since, progress=report)
+        yield one, record
     settle(store, run.settings, run.at)
-    return done
 
 
 COMMANDS = {"collect": collect}

@@ -110,11 +110,8 @@ class Run:
             table.add_column(head, justify="right" if index in right else "left", no_wrap=index in right)
         for row in rows:
             table.add_row(*(Text(clean(cell)) for cell in row))
-        self._console(Console).print(table)
-
-    def _console(self, kind: Any) -> Any:
         width = None if self.out.isatty() else 100
-        return kind(file=self.out, width=width, highlight=False, markup=False, soft_wrap=False)
+        Console(file=self.out, width=width, highlight=False, markup=False).print(table)
 
     @property
     def watched(self) -> bool:

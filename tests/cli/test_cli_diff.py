@@ -177,6 +177,29 @@ def test_candidates_are_proposed_decided_taken_back_and_never_return_when_dismis
     assert "there is none whose id begins so" in shop.err
 
 
+def test_a_change_is_forgotten_with_its_candidates_unless_one_was_accepted(shop):
+    shop.fill("checkout", "latency", 0.48, 0.24)
+    live(shop, "checkout latency lower")
+    shop("candidates", "--json")
+    [one] = json.loads(shop.out)["data"]["candidates"]
+    shop("candidates", "accept", one["id"])
+    assert shop("changes", "remove", "index") == USAGE
+    assert f"harvest candidates undo {one['id']}" in shop.err
+    shop("candidates", "undo", one["id"])
+    shop("candidates", "dismiss", one["id"])
+    assert shop("changes", "remove", "index") == OK
+    for words in (["candidates", "--all"], ["candidates", "--all", "--format", "csv"], ["digest"]):
+        assert shop(*words) == OK, shop.err
+
+
+def test_hours_after_shipping_the_answer_is_that_a_day_has_to_pass(shop):
+    shop.fill("checkout", "latency", 0.48, 0.24)
+    live(shop, "checkout latency lower")
+    shop.now = CHANGE + timedelta(hours=3)
+    assert shop("diff", "index") == INCONCLUSIVE
+    assert "there is 0.1 days of time since the change, 1 is needed" in shop.out
+
+
 def test_a_sentence_is_reworded_but_no_figure_is_invented(shop):
     shop.fill("checkout", "latency", 0.48, 0.24)
     live(shop, "checkout latency lower")
