@@ -51,9 +51,9 @@ def metrics_of(settings: Settings) -> dict[str, Metric]:
     return found
 
 
-def parse_expectation(text: str, settings: Settings) -> Expectation:
+def parse_expectation(text: str, settings: Settings, now: int) -> Expectation:
     """
-    Return what ``SUBJECT METRIC [STATISTIC] lower|higher|held [by N%]`` resolves to.
+    Return what ``SUBJECT METRIC [STATISTIC] lower|higher|held [by N%]``, named now, resolves to.
 
     Raises:
         UsageError: if a word resolves to nothing; the hint has the nearest names.
@@ -74,7 +74,7 @@ def parse_expectation(text: str, settings: Settings) -> Expectation:
     direction = Direction(_named("direction", words[-1], directions, text))
     known = STATISTICS[metric.shape]
     statistic = _named("statistic", words[2], list(known), text) if len(words) == 4 else metric.summaries[0]
-    return Expectation(subject, metric.name, statistic, direction, size)
+    return Expectation(subject, metric.name, statistic, direction, size, now)
 
 
 def _named(kind: str, word: str, known: Sequence[str], text: str) -> str:

@@ -28,6 +28,7 @@ class Expectation:
         statistic: ``p95``.
         direction: lower, higher or held.
         by_percent: At least by how much, or None.
+        named: When it was named, milliseconds UTC; what is named after the change went live was not expected of it.
     """
 
     subject: str
@@ -35,6 +36,7 @@ class Expectation:
     statistic: str
     direction: Direction
     by_percent: float | None = None
+    named: int = field(default=0, compare=False)
 
     def __str__(self) -> str:
         size = f" by {self.by_percent:g}%" if self.by_percent is not None else ""

@@ -44,10 +44,12 @@ def mode_of(change: Change, subject: str, metric: str, statistic: str) -> Mode:
     """
     if change.retrospective:
         return Mode.RETROSPECTIVE
-    named = any((one.subject, one.metric, one.statistic) == (subject, metric, statistic) for one in change.expect)
+    asked = (subject, metric, statistic)
+    named = [one.named for one in change.expect if (one.subject, one.metric, one.statistic) == asked]
     if not named:
         return Mode.EXPLORATORY
-    return Mode.CONFIRMATORY if change.shipped is None or change.registered <= change.shipped else Mode.RETROSPECTIVE
+    told = max(change.registered, min(named))
+    return Mode.CONFIRMATORY if change.shipped is None or told <= change.shipped else Mode.RETROSPECTIVE
 
 
 def candidate_id(change: str, headline: Comparison) -> str:

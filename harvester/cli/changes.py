@@ -125,7 +125,7 @@ def _new_change(
         if one not in settings.subjects:
             known = ", ".join(settings.subjects) or "none"
             raise UsageError("find subject", one, "there is none of that name", hint=f"configured are {known}")
-    expect = tuple(parse_expectation(text, settings) for text in expectations)
+    expect = tuple(parse_expectation(text, settings, run.at) for text in expectations)
     end = run.at if at is None else to_milliseconds(at)
     if end > run.at:
         raise UsageError("freeze", name, "the window would end in the future", hint="--at takes a time that has passed")
@@ -400,7 +400,9 @@ def edit(
         raise UsageError("edit", name, "nothing to change was given", hint="harvest changes edit --help")
     with run.store() as store:
         change = find_change(store, name)
-        expect: tuple[Expectation, ...] = tuple(parse_expectation(text, run.configured) for text in expectations)
+        expect: tuple[Expectation, ...] = tuple(
+            parse_expectation(text, run.configured, run.at) for text in expectations
+        )
         if expect and change.shipped is not None and change.shipped <= run.at:
             raise UsageError(
                 "expect of",

@@ -190,6 +190,18 @@ def test_what_is_named_after_shipping_was_not_expected(shop):
     assert "was not expected" in shop.err
 
 
+def test_what_is_named_after_it_went_live_is_not_expected_however_late_shipping_is_told(shop):
+    shop.fill("checkout", "latency", 0.48, 0.48)
+    shop.now -= timedelta(days=9)
+    shop("baseline", "index", "--expect", "checkout latency median lower")
+    shop.now += timedelta(days=9)
+    assert shop("changes", "edit", "index", "--expect", "checkout latency mean lower") == OK
+    assert shop("shipped", "index", "--at", "8d") == OK
+    shop("diff", "index", "--json")
+    modes = {one["statistic"]: one["mode"] for one in data(shop)["comparisons"]}
+    assert (modes["median"], modes["mean"]) == ("confirmatory", "retrospective")
+
+
 def test_a_baseline_is_frozen_once_its_sources_were_collected_after_it(shop):
     shop.fill("checkout", "latency", 0.48, 0.48)
     shop("baseline", "index")

@@ -149,7 +149,7 @@ def test_the_settings_shown_for_a_prometheus_of_ones_own_are_valid(tmp_path):
     (tmp_path / "harvester.toml").write_text(OWN)
     settings = load(tmp_path / "harvester.toml")
     assert list(settings.connectors) == ["prom"]
-    assert str(parse_expectation("checkout latency p95 lower", settings)) == "checkout latency p95 lower"
+    assert str(parse_expectation("checkout latency p95 lower", settings, 0)) == "checkout latency p95 lower"
 
 
 # -- leaving early ----------------------------------------------------------------------------------------------------
@@ -315,7 +315,7 @@ def comparisons(company, folder):
                 assert collect(store, one, now=lambda: to_datetime(now)).error is None
             for one in CHANGES:
                 at = company.shipped(one.name)
-                expect = parse_expectation(one.expect, settings)
+                expect = parse_expectation(one.expect, settings, 0)
                 change = Change(one.name, (expect.subject,), at - 30 * MINUTE, at - 28 * DAY, at, shipped=at, expect=(expect,))
                 found += compare(store, settings, change, now)
     return found
