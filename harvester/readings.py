@@ -231,6 +231,7 @@ class Metric:
         family: Which noise it is expected to share: ``latency``, ``saturation``.
         bounds: Finite upper bounds of the source's own histogram buckets, in ``unit``; empty for log buckets.
         threshold: The smallest value the source reports at all (a slow log's limit), or None.
+        context: Names of metrics without which it is misread: of a latency, its request rate and error ratio.
     """
 
     name: str
@@ -245,6 +246,7 @@ class Metric:
     family: str = ""
     bounds: tuple[float, ...] = ()
     threshold: float | None = None
+    context: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.step_seconds <= 0:

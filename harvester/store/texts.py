@@ -32,7 +32,8 @@ def labels_from(pairs: Sequence[Sequence[str]]) -> Labels:
 
 def metric_data(metric: Metric) -> dict[str, Any]:
     """Return the whole metric as JSON values."""
-    return {**asdict(metric), "statistics": [*metric.statistics], "bounds": [*metric.bounds]}
+    lists = {name: [*getattr(metric, name)] for name in ("statistics", "bounds", "context")}
+    return {**asdict(metric), **lists}
 
 
 def metric_from(data: Mapping[str, Any]) -> Metric:
@@ -45,6 +46,7 @@ def metric_from(data: Mapping[str, Any]) -> Metric:
             "silence": Silence(data["silence"]),
             "statistics": tuple(data["statistics"]),
             "bounds": tuple(data["bounds"]),
+            "context": tuple(data.get("context", ())),  # written before there was any
         }
     )
 

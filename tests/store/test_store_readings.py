@@ -11,6 +11,7 @@ from store_samples import CPU, EVER, INCIDENTS, START, STATEMENTS, batch, level,
 from harvester.errors import StoreError
 from harvester.readings import DAY, MINUTE, OPEN, Better, Coverage, Level, Occurrences, Window
 from harvester.store import Store, Written
+from harvester.store.texts import metric_data, metric_from
 
 
 def only(store: Store, name: str = "a", window: Window = EVER) -> list[float]:
@@ -212,6 +213,17 @@ def test_a_changed_definition_is_another_series_and_a_changed_direction_is_not(u
         assert [one.metric for one in other.series()] == [judged.series.metric, redefined.series.metric]
         assert only(other) == [1.0, 2.0]
         assert other.read([redefined.series, judged.series], EVER)[0].value.tolist() == [9.0]
+
+
+def test_what_a_metric_is_read_beside_is_kept_with_it_and_was_not_always(url: str) -> None:
+    with_load = replace(CPU, context=("requests", "error_ratio"))
+    with Store.open(url) as store:
+        store.commit("source", batch(Level(series(with_load), np.array([START]), np.array([9.0]))))
+    with Store.open(url) as store:
+        assert store.series() == [series(with_load)]
+    old = metric_data(with_load)
+    del old["context"]
+    assert metric_from(old) == CPU
 
 
 def test_the_extent_tells_the_days_held(url: str) -> None:

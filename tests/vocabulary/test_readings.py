@@ -108,7 +108,10 @@ def test_what_makes_two_readings_comparable_makes_the_definition():
         replace(metric, bounds=(0.1, 2.0)), replace(metric, threshold=0.5), replace(metric, shape=Shape.LEVEL, bounds=()),
     ):
         assert other.definition != metric.definition
-    for same in (replace(metric, name="other"), replace(metric, better=Better.LOWER), replace(metric, family="latency")):
+    for same in (
+        replace(metric, name="other"), replace(metric, better=Better.LOWER), replace(metric, family="latency"),
+        replace(metric, context=("requests",)),
+    ):
         assert same.definition == metric.definition
 
 
