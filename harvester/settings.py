@@ -29,13 +29,15 @@ from pydantic import (
     SecretStr,
     ValidationError,
     field_validator,
+    model_validator,
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from harvester.catalog import pack
 from harvester.connector import URL, Connector, Duration, parse_duration
+from harvester.derive import SOURCE, Operation, Part, Rule, UnderivableError
 from harvester.errors import ConfigError
-from harvester.readings import Subject, labels_of
+from harvester.readings import Better, Metric, Subject, labels_of
 from harvester.registry import connector, connector_names
 
 FILE_NAME = "harvester.toml"
@@ -146,6 +148,80 @@ class SubjectSection(Section):
         )
 
 
+_DERIVED_KEYS: Mapping[Operation, tuple[str, ...]] = {
+    Operation.RATIO: ("numerator", "denominator"),
+    Operation.PRODUCT: ("of", "times"),
+    Operation.SHARE_UNDER: ("of", "bound"),
+    Operation.ONSETS: ("of", "above", "below", "lasting"),
+    Operation.FOLLOWED_BY: ("of", "then", "within"),
+}
+"""The keys of each operation, all needed; of ``above`` and ``below`` one, ``lasting`` if wanted."""
+
+
+class DerivedSection(Section):
+    """
+    ``[derived.NAME]``: a metric made of one or two stored ones, worked out whenever it is read.
+
+    A metric is named as ``[SOURCE/]METRIC [AMOUNT]``: ``statements total`` is the sum of its durations.
+    """
+
+    operation: Operation
+    numerator: str | None = None
+    denominator: str | None = None
+    of: str | None = None
+    times: float | str | None = None
+    bound: float | None = Field(default=None, allow_inf_nan=False)
+    above: float | None = Field(default=None, allow_inf_nan=False)
+    below: float | None = Field(default=None, allow_inf_nan=False)
+    lasting: Duration | None = None
+    then: str | None = None
+    within: Duration | None = None
+    by: tuple[str, ...] = ()
+    unit: str = ""
+    better: Better | None = None
+    statistics: tuple[str, ...] = ()
+    family: str = ""
+    help: str = ""
+
+    @model_validator(mode="after")
+    def _fits_its_operation(self) -> DerivedSection:
+        known = _DERIVED_KEYS[self.operation]
+        every = dict.fromkeys(key for keys in _DERIVED_KEYS.values() for key in keys)
+        given = [key for key in every if getattr(self, key) is not None]
+        foreign = [key for key in given if key not in known]
+        missing = [key for key in known if key not in given and key not in ("above", "below", "lasting")]
+        if self.operation is Operation.ONSETS and (self.above is None) == (self.below is None):
+            missing.append("either above or below")
+        if foreign or missing:
+            said = f"has no {', '.join(foreign)}" if foreign else f"needs {' and '.join(missing)}"
+            raise ValueError(f"a derived metric of operation {self.operation} {said}; it takes {', '.join(known)}")
+        try:
+            self.rule("any")
+        except UnderivableError as e:
+            raise ValueError(f"{e.cause}; {e.hint}") from e
+        return self
+
+    def rule(self, name: str) -> Rule:
+        """Return it in the form that is worked with."""
+        named = (self.numerator, self.denominator, self.of, self.times, self.then)
+        lasting = self.within or self.lasting
+        return Rule(
+            name=name,
+            operation=self.operation,
+            parts=tuple(Part.parse(one) for one in named if isinstance(one, str)),
+            by=self.by,
+            factor=self.times if isinstance(self.times, float) else None,
+            bound=self.bound,
+            threshold=self.below if self.above is None else self.above,
+            falling=self.below is not None,
+            seconds=0 if lasting is None else round(lasting.total_seconds()),
+            unit=self.unit,
+            better=self.better,
+            statistics=self.statistics,
+            family=self.family,
+        )
+
+
 class _File(PydanticBaseSettingsSource):
     """The TOML file as a source of settings; what the environment says wins over it."""
 
@@ -170,6 +246,7 @@ class Settings(BaseSettings):
         mail: How it is sent, or None.
         subjects: The things the engineer works on.
         sources: Options of each configured source, as they stand in the file; ``connectors`` has them checked.
+        derived: Metrics made of others, as they stand in the file; ``rules`` has those of the packs too.
     """
 
     model_config = SettingsConfigDict(
@@ -181,6 +258,7 @@ class Settings(BaseSettings):
     mail: MailSection | None = None
     subjects: dict[Annotated[str, Field(pattern=NAME)], SubjectSection] = Field(default_factory=dict)
     sources: dict[Annotated[str, Field(pattern=NAME)], dict[str, Any]] = Field(default_factory=dict)
+    derived: dict[Annotated[str, Field(pattern=NAME)], DerivedSection] = Field(default_factory=dict)
 
     _path: Path | None = PrivateAttr(default=None)
     _text: str = PrivateAttr(default="")
@@ -189,6 +267,8 @@ class Settings(BaseSettings):
     @classmethod
     def _name_a_connector(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         for name, options in value.items():
+            if name == SOURCE:
+                raise ValueError(f"no source may be called {SOURCE}: metrics made of others are shown under that name")
             if not isinstance(options.get("connector"), str):
                 raise _SourceError(name)
         return value
@@ -212,6 +292,60 @@ class Settings(BaseSettings):
             ConfigError: naming file, line and key.
         """
         return {name: self._connector(name, dict(options)) for name, options in self.sources.items()}
+
+    @cached_property
+    def rules(self) -> Mapping[str, Rule]:
+        """
+        How each derived metric is made, by name: those of the file, and those of its packs that can be made.
+
+        Raises:
+            ConfigError: if one cannot be made, naming file, line and key.
+        """
+        return {name: rule for name, (rule, _) in self._derived.items()}
+
+    @cached_property
+    def metrics(self) -> Mapping[str, Metric]:
+        """Every metric that is collected or derived, by name; the first source's where two yield one name."""
+        found: dict[str, Metric] = {}
+        for one in self.connectors.values():
+            for metric in one.definitions():
+                found.setdefault(metric.name, metric)
+        return found | {name: metric for name, (_, metric) in self._derived.items()}
+
+    @cached_property
+    def _derived(self) -> Mapping[str, tuple[Rule, Metric]]:
+        sections = {**self._packed_rules(), **self.derived}
+        if not sections:
+            return {}
+        collected = {name: {one.name: one for one in each.definitions()} for name, each in self.connectors.items()}
+        names = list(dict.fromkeys(name for metrics in collected.values() for name in metrics))
+        found = {}
+        for name, section in sections.items():
+            rule = section.rule(name)
+            parts = [_collected(one, collected) for one in rule.parts]
+            try:
+                if name in names:
+                    raise UnderivableError("a source yields a metric of that name", "choose another name")
+                of = [metric for metric in parts if metric is not None]
+                if len(of) < len(parts):
+                    if name not in self.derived:
+                        continue  # the pack serves sources that collect less, too
+                    missing = rule.parts[parts.index(None)]
+                    near = difflib.get_close_matches(missing.metric, names, 2)
+                    hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(names[:12])}"
+                    raise UnderivableError(f"no source yields a metric {missing.metric}", hint)
+                found[name] = rule, rule.metric(*of)
+            except UnderivableError as e:
+                raise ConfigError("derive", self._where(("derived", name)), e.cause, hint=e.hint) from e
+        return found
+
+    def _packed_rules(self) -> Mapping[str, DerivedSection]:
+        packs = dict.fromkeys(one for options in self.sources.values() for one in options.get("packs", ()))
+        found: dict[str, DerivedSection] = {}
+        for name in packs:
+            for derived, table in pack(name).get("derived", {}).items():
+                found.setdefault(derived, DerivedSection.model_validate(table))
+        return found
 
     def _connector(self, name: str, options: dict[str, Any]) -> Connector:
         place = ("sources", name)
@@ -298,8 +432,14 @@ def load(given: Path | None = None) -> Settings:
     except ValidationError as e:
         raise _config_error(e, path, text) from None
     settings._path, settings._text = path.resolve() if path else None, text  # noqa: SLF001  our own private fields
-    _ = settings.connectors
+    _ = settings.connectors, settings.rules
     return settings
+
+
+def _collected(part: Part, metrics: Mapping[str, Mapping[str, Metric]]) -> Metric | None:
+    """Return the metric a part names, of the metrics of each source, or None."""
+    sources = [part.source] if part.source else list(metrics)
+    return next((metrics[one][part.metric] for one in sources if part.metric in metrics.get(one, {})), None)
 
 
 def line_of(text: str, place: Sequence[str | int]) -> int | None:
