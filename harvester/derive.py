@@ -313,7 +313,7 @@ def _share_under(rule: Rule, of: Sequence[Metric]) -> _Result:
         raise UnderivableError("a share needs the bound it is under", "bound = 0.25")
     if of[0].threshold:
         raise UnderivableError(
-            f"{of[0].name} holds only what took {of[0].threshold:g} {of[0].unit} or longer: a share of it is no share of all",
+            f"{of[0].name} holds only what took {of[0].threshold:g} {of[0].unit} or longer, no share of all",
             'count what is logged per request instead: operation = "ratio"',
         )
     column_of(of[0], rule.bound)

@@ -12,12 +12,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from harvester import figures
 from harvester.candidates.model import Candidate, Cause, Change, Direction, Expectation
-from harvester.differ.result import CLAIMS, Comparison, Mode, Power, Verdict
+from harvester.context import Sides, caveats
+from harvester.differ.result import CLAIMS, Caveat, Comparison, Mode, Power, Verdict
 from harvester.errors import UsageError
-from harvester.readings import DAY, HOUR, STATISTICS, Level, Metric, Readings, Series, Shape, Subject, Window
+from harvester.holdings import Holdings, Join
+from harvester.readings import DAY, HOUR, STATISTICS, Level, Metric, Series, Shape, Subject, Window, to_datetime
 
 if TYPE_CHECKING:
+    from harvester.derive import Held
+    from harvester.differ.compare import Evidence
     from harvester.settings import Settings
     from harvester.store import FrozenCopy, Store
 
@@ -43,12 +48,8 @@ FREEZE_PATIENCE = DAY
 
 
 def metrics_of(settings: Settings) -> dict[str, Metric]:
-    """Return every metric the configured sources yield, by name; the first source's where two yield one name."""
-    found: dict[str, Metric] = {}
-    for one in settings.connectors.values():
-        for metric in one.definitions():
-            found.setdefault(metric.name, metric)
-    return found
+    """Return every metric that is collected or derived, by name; the first source's where two yield one name."""
+    return dict(settings.metrics)
 
 
 def parse_expectation(text: str, settings: Settings, now: int) -> Expectation:
@@ -127,22 +128,20 @@ def subjects_of(change: Change, settings: Settings) -> list[Subject]:
     return [one for one in settings.subject_list if not change.subjects or one.name in change.subjects]
 
 
-def series_of(store: Store, subjects: Iterable[Subject]) -> list[tuple[Subject, Series]]:
-    """Return each stored series with the first of the subjects that owns it."""
-    wanted = tuple(subjects)
-    found = ((next((one for one in wanted if one.owns(series)), None), series) for series in store.series())
-    return [(subject, series) for subject, series in found if subject is not None]
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Freezing
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 def freeze(store: Store, settings: Settings, change: Change, until: int) -> Change:
-    """Freeze readings of a change's subjects up to an instant, with their history; return the change that says so."""
+    """
+    Freeze readings of a change's subjects up to an instant, with their history; return the change that says so.
+
+    What is frozen is what is stored: all that derived and renamed series are made of.
+    """
     window = Window.of(min(change.baseline_start, until - BASELINE) - HISTORY, until)
-    series = [one for _, one in series_of(store, subjects_of(change, settings))]
+    holdings = Holdings(store, settings)
+    series = holdings.made_of(one for _, one in holdings.series(subjects_of(change, settings)))
     readings = [one for one in store.read(series, window) if len(one)]
     proven = store.coverages([one.series for one in readings])
     coverage = {one.series: found & window for one, found in zip(readings, proven, strict=True)}
@@ -238,44 +237,57 @@ def compare(
     ``metrics`` narrows the question to metrics of those names.
     """
     from harvester.candidates.propose import mode_of
-    from harvester.differ.compare import Evidence, Onset, diff
+    from harvester.differ.compare import Onset, diff
 
     windows = windows or windows_of(change, now)
     at = windows.before.end
     whole = Window.of(windows.before.start - HISTORY, windows.after.end)
     frozen = _frozen_copy(store, change, at)
-    owned = [(subject, one) for subject, one in series_of(store, subjects_of(change, settings))]
-    if metrics:
-        owned = [(subject, one) for subject, one in owned if one.metric.name in metrics]
-    wanted = [one for _, one in owned]
-    held = dict(zip(wanted, store.read(wanted, whole), strict=True))
-    proven = dict(zip(wanted, store.coverages(wanted), strict=True))
-    earlier = {one: (held[one], proven[one]) for one in wanted} | _frozen_sides(frozen, proven, windows.before)
+    holdings = Holdings(store, settings)
+    everything = holdings.series(subjects_of(change, settings))
+    owned = [(subject, one) for subject, one in everything if not metrics or one.metric.name in metrics]
+    named = {name for _, one in owned for name in one.metric.context}
+    context = [(subject, one) for subject, one in everything if one.metric.name in named]
+    wanted = list(dict.fromkeys(one for _, one in (*owned, *context)))
+    held = dict(zip(wanted, holdings.held(wanted, whole), strict=True))
+    earlier = held
+    if frozen is not None:
+        sides = holdings.held(wanted, whole, frozen=frozen, settled=windows.before)
+        earlier = dict(zip(wanted, sides, strict=True))
+    beside: dict[str, list[Sides]] = {}
+    for subject, group in _groups(context).values():
+        newest, oldest = _sides(group, held, earlier, windows)
+        if newest == oldest:
+            beside.setdefault(subject.name, []).append(Sides(newest, earlier[oldest], held[newest]))
     results = []
     for subject, group in _groups(owned).values():
         newest, oldest = _sides(group, held, earlier, windows)
-        before, before_proven = earlier[oldest]
+        before, after = earlier[oldest], held[newest]
         metric = newest.metric
+        renames = _renames(holdings.joined(newest), whole)
         expected = [one.statistic for one in change.expect if (one.subject, one.metric) == (subject.name, metric.name)]
         for statistic in dict.fromkeys([*expected, *_statistics(metric, bool(expected))]):
             mode = mode_of(change, subject.name, metric.name, statistic)
             guard = _held(change, subject.name, metric.name, statistic)
-            results.append(
-                diff(
-                    Evidence(before.within(windows.before), windows.before, before_proven & windows.before),
-                    Evidence(held[newest].within(windows.after), windows.after, proven[newest] & windows.after),
-                    at=at,
-                    history=before.within(Window.of(whole.start, windows.before.start)),
-                    statistic=statistic,
-                    subject=subject.name,
-                    mode=mode,
-                    margin=guard if guard is not None else MARGIN,
-                    # What was named beforehand is one question about one instant; what is found by looking is one of
-                    # many, and only the plain step's tail is right for those.
-                    onset=Onset.AVERAGED if statistic in expected else Onset.STEP,
-                    looks=True,
-                )
+            found = diff(
+                _side(before, windows.before),
+                _side(after, windows.after),
+                at=at,
+                history=before.readings.within(Window.of(whole.start, windows.before.start)),
+                statistic=statistic,
+                subject=subject.name,
+                mode=mode,
+                margin=guard if guard is not None else MARGIN,
+                # What was named beforehand is one question about one instant; what is found by looking is one of
+                # many, and only the plain step's tail is right for those.
+                onset=Onset.AVERAGED if statistic in expected else Onset.STEP,
+                looks=True,
             )
+            doubts = caveats(
+                found, Sides(newest, before, after), metric.context, beside.get(subject.name, ()),
+                (windows.before, windows.after),
+            )  # fmt: skip
+            results.append(replace(found, caveats=(*found.caveats, *doubts, *renames)))
     return sorted(results, key=_interest)
 
 
@@ -330,18 +342,27 @@ def _frozen_copy(store: Store, change: Change, at: int) -> FrozenCopy | None:
     return next((one for one in copies if one.window.end >= at), None)
 
 
-def _frozen_sides(
-    frozen: FrozenCopy | None, proven: Mapping[Series, Window], window: Window
-) -> dict[Series, tuple[Readings, Window]]:
-    """
-    Return what was frozen of each series and what was proven of it then.
+def _renames(joins: Iterable[Join], whole: Window) -> list[Caveat]:
+    """Say what a series was called before, where readings of that time take part."""
+    found = []
+    for one in joins:
+        if one.since is None or not whole.start < one.since:
+            continue
+        late = f"; {one.overlap} later readings of the old name are left out" if one.overlap else ""
+        text = (
+            f"until {figures.moment(one.since)} it was {one.alias.old}, joined to {one.alias.new} by harvest metrics "
+            f"alias{late}"
+        )
+        data = (("old", one.alias.old), ("new", one.alias.new), ("since", to_datetime(one.since).isoformat()))
+        found.append(Caveat("joined", text, data))
+    return found
 
-    Left out where the store has come to prove more of the window since: what filled a gap is not in the copy.
-    """
-    if frozen is None:
-        return {}
-    sides = {one.series: (one, frozen.coverage.get(one.series, Window())) for one in frozen.readings}
-    return {one: side for one, side in sides.items() if not (proven.get(one, Window()) - side[1]) & window}
+
+def _side(held: Held, window: Window) -> Evidence:
+    """Return one side of a comparison: what is held inside its window."""
+    from harvester.differ.compare import Evidence
+
+    return Evidence(held.readings.within(window), window, held.coverage & window)
 
 
 def _groups(owned: Sequence[tuple[Subject, Series]]) -> dict[tuple[object, ...], tuple[Subject, list[Series]]]:
@@ -355,8 +376,8 @@ def _groups(owned: Sequence[tuple[Subject, Series]]) -> dict[tuple[object, ...],
 
 def _sides(
     group: Sequence[Series],
-    held: Mapping[Series, Readings],
-    earlier: Mapping[Series, tuple[Readings, Window]],
+    held: Mapping[Series, Held],
+    earlier: Mapping[Series, Held],
     windows: Windows,
 ) -> tuple[Series, Series]:
     """
@@ -364,8 +385,8 @@ def _sides(
 
     Where none has, the newest definition with readings stands on each side, and the differ refuses them by name.
     """
-    after = [one for one in group if len(held[one].within(windows.after))]
-    before = [one for one in group if len(earlier[one][0].within(windows.before))]
+    after = [one for one in group if len(held[one].readings.within(windows.after))]
+    before = [one for one in group if len(earlier[one].readings.within(windows.before))]
     both = [one for one in after if one in before]
     if both:
         return both[-1], both[-1]
@@ -387,28 +408,26 @@ def baseline_power(
 
     The value is the window summary over the baseline window; the power is for 7, 14 and 28 more days.
     """
-    from harvester.differ.compare import Evidence, power
+    from harvester.differ.compare import power
     from harvester.differ.summary import summarise
 
     window = Window.of(change.baseline_start, change.baseline_end)
     wanted = {(one.subject, one.metric): one.statistic for one in change.expect}
+    holdings = Holdings(store, settings)
     owned = [
         (subject, one, wanted.get((subject.name, one.metric.name), one.metric.summaries[0]))
-        for subject, one in series_of(store, subjects_of(change, settings))
+        for subject, one in holdings.series(subjects_of(change, settings))
         if not wanted or (subject.name, one.metric.name) in wanted
     ]
     whole = Window.of(window.start - HISTORY, window.end)
     found = []
-    wanted_series = [one for _, one, _ in owned]
-    for (subject, series, statistic), readings, proven in zip(
-        owned, store.read(wanted_series, whole), store.coverages(wanted_series), strict=True
-    ):
-        inside = readings.within(window)
-        if not len(inside):
+    held = holdings.held([one for _, one, _ in owned], whole)
+    for (subject, series, statistic), one in zip(owned, held, strict=True):
+        evidence = _side(one, window)
+        if not len(evidence.readings):
             continue
-        evidence = Evidence(inside, window, proven & window)
-        value = summarise(inside, evidence.coverage, statistic).value
-        history = readings.within(Window.of(whole.start, window.start))
+        value = summarise(evidence.readings, evidence.coverage, statistic).value
+        history = one.readings.within(Window.of(whole.start, window.start))
         seen = power(evidence, at=window.end, history=history, statistic=statistic)
         found.append((subject, series, statistic, value, seen))
     return found
@@ -486,26 +505,19 @@ def causes(store: Store, change: Change, now: int) -> list[Cause]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def picture(store: Store, comparison: Comparison, title: str = "") -> str | None:
+def picture(store: Store, settings: Settings, comparison: Comparison, title: str = "") -> str | None:
     """Return the before/after picture of a comparison as SVG, or None where nothing is held of its series."""
     import numpy as np
 
     from harvester.charts import comparison_svg
     from harvester.differ.summary import summarise
 
-    series = next(
-        (
-            one
-            for one in store.series(source=comparison.source, metric=comparison.metric)
-            if one.labels == comparison.labels and one.metric.definition == comparison.definition
-        ),
-        None,
-    )
+    holdings = Holdings(store, settings)
+    series = holdings.find(comparison.source, comparison.metric, comparison.labels, comparison.definition)
     if series is None:
         return None
     window = Window.of(comparison.before.start, comparison.after.end)
-    (readings,) = store.read([series], window)
-    coverage = store.coverages([series])[0] & window
+    ((readings, coverage),) = holdings.held([series], window)
     if isinstance(readings, Level):
         at, value = readings.at, readings.value
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,9 @@ from harvester import figures
 from harvester.cli import OK
 from harvester.cli.options import INSTANT, as_json, common, verb
 from harvester.cli.run import Run
+from harvester.derive import SOURCE as DERIVED
 from harvester.errors import UsageError
-from harvester.readings import DAY, Window, to_datetime, to_milliseconds
+from harvester.readings import DAY, Series, Subject, Window, to_datetime, to_milliseconds
 
 if TYPE_CHECKING:
     from harvester.candidates.model import Change, Expectation
@@ -174,11 +176,14 @@ MOST_AT_ONCE = 3
 
 
 def _baseline_data(run: Run, store: Store, change: Change, *, thorough: bool) -> dict[str, Any]:
-    from harvester.impact import baseline_power, series_of, subjects_of
+    from harvester.holdings import Holdings
+    from harvester.impact import baseline_power, subjects_of
 
     window = Window.of(change.baseline_start, change.baseline_end)
-    owned = series_of(store, subjects_of(change, run.settings))
-    covered = [proven.share_of(window) for proven in store.coverages([one for _, one in owned])]
+    holdings = Holdings(store, run.settings)
+    owned = holdings.series(subjects_of(change, run.settings))
+    proven = [one.coverage for one in holdings.held([one for _, one in owned], window)]
+    covered = [one.share_of(window) for one in proven]
     asked = {(one.subject, one.metric) for one in change.expect}
     few = sum((subject.name, one.metric.name) in asked or not asked for subject, one in owned) <= MOST_AT_ONCE
     powers = baseline_power(store, run.settings, change) if owned and (few or thorough) else []
@@ -198,8 +203,65 @@ def _baseline_data(run: Run, store: Store, change: Change, *, thorough: bool) ->
         "change": change_data(change),
         "series": len(owned),
         "coverage": sum(covered) / len(covered) if covered else 0.0,
+        "uncovered": _uncovered(store, change, window, owned, proven),
         "proved": proved,
     }
+
+
+_ENOUGH = 0.99
+_MOST_GAPS = 3
+_KEEPS = re.compile(r"the server keeps ([^:]+):")
+"""The note by which a collection says that a source reaches less far than was asked for."""
+
+
+def _uncovered(
+    store: Store,
+    change: Change,
+    window: Window,
+    owned: Sequence[tuple[Subject, Series]],
+    proven: Sequence[Window],
+) -> list[dict[str, Any]]:
+    """Return what is missing of the window: of each source at all, of what is expected where that lacks more."""
+    whole: dict[tuple[str, str], Window] = {}
+    for (subject, series), covered in zip(owned, proven, strict=True):
+        if series.source != DERIVED:
+            whole[series.source, ""] = whole.get((series.source, ""), Window()) | covered
+        if any((one.subject, one.metric) == (subject.name, series.metric.name) for one in change.expect):
+            key = series.source, f"{subject.name} {series.metric.name}"
+            whole[key] = whole.get(key, Window()) | covered
+    found = []
+    for (source, of), covered in whole.items():
+        if covered.share_of(window) >= _ENOUGH or (of and covered == whole.get((source, ""))):
+            continue
+        kept = None if of else next((said for _, note in store.notes(source) if (said := _KEEPS.search(note))), None)
+        gaps = (Window.of(covered.start, window.end) - covered).spans if covered else window.spans
+        found.append(
+            {
+                "source": source,
+                "of": of or None,
+                "since": to_datetime(covered.start).isoformat() if covered else None,
+                "days_covered": covered.milliseconds / DAY,
+                "days": window.milliseconds / DAY,
+                "gaps": [{"start": to_datetime(a).isoformat(), "end": to_datetime(b).isoformat()} for a, b in gaps],
+                "text": _uncovered_text(of or source, covered, window, gaps, kept[1] if kept else ""),
+            }
+        )
+    return found
+
+
+def _uncovered_text(
+    name: str, covered: Window, window: Window, gaps: Sequence[tuple[int, int]], kept: str
+) -> str:
+    if not covered:
+        return f"{name}: nothing of the window is proven complete"
+    told = ", ".join(figures.span(*one) for one in sorted(gaps, key=lambda span: span[0] - span[1])[:_MOST_GAPS])
+    more = f" and {len(gaps) - _MOST_GAPS} shorter" if len(gaps) > _MOST_GAPS else ""
+    share = f"{covered.milliseconds / DAY:.1f} of {window.milliseconds / DAY:.0f} days covered"
+    late = covered.start >= window.start + DAY
+    held = f" holds readings since {figures.date(covered.start)} only" if late else ""
+    retention = f" (retention {kept})" if late and kept else ""
+    missing = f"; {'gaps' if len(gaps) > 1 else 'gap'}: {told}{more}" if gaps else ""
+    return f"{name}{held}{retention}: {share}{missing}"
 
 
 def change_data(change: Change) -> dict[str, Any]:
@@ -239,6 +301,8 @@ def _print_baseline(run: Run, change: Change, data: dict[str, Any], *, dry_run: 
         run.print(
             f"  stored so far: {data['series']} series, {100 * data['coverage']:.0f} % of the window proven complete"
         )
+    for one in data["uncovered"]:
+        run.wrapped(one["text"], "  ", "    ")
     for one in data["proved"]:
         run.wrapped(f"{one['subject']} {one['metric']} {one['statistic']}: {_power(one)}", "  ", "    ")
     if dry_run:

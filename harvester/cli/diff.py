@@ -39,6 +39,7 @@ def diff(run: Run, name: str | None, metrics: tuple[str, ...], days: int | None,
     weekly cycle. Exit code 3 when something regressed, 4 when what was expected (or, where nothing was, everything) is
     unclear or refused.
     """
+    from harvester.holdings import Holdings
     from harvester.impact import compare, windows_of
 
     with run.store() as store:
@@ -48,6 +49,8 @@ def diff(run: Run, name: str | None, metrics: tuple[str, ...], days: int | None,
             windows = _shortened(windows, days)
         _refuse_unknown(run, metrics)
         found = compare(store, run.configured, change, run.at, windows=windows, metrics=metrics)
+        for problem in Holdings(store, run.configured).problems:
+            run.say(f"not derived: {problem}")
     if as_json:
         run.json("diff", {"change": change.name, "comparisons": [one.as_json() for one in found]})
     else:
@@ -172,6 +175,10 @@ def print_comparison(run: Run, one: Comparison, *, full: bool, explain: bool = F
             run.wrapped(caveat.text, _DOUBT)
         return
     run.wrapped(f"{head}: {left} -> {right}{_sized(one)}", "", _DOUBT)
+    if one.under is not None and one.statistic not in ("count", "mean", "total"):
+        bound = figures.value(one.under.bound, one.unit)
+        shares = " -> ".join(figures.pair(one.under.before, one.under.after, figures.PROPORTION))
+        run.wrapped(f"at or under {bound}: {shares}", _DOUBT)
     if one.verdict is Verdict.UNCLEAR and one.visible_percent is not None:
         more = f"; {one.days_needed} days would settle it" if one.days_needed else ""
         run.wrapped(f"could only have seen a change larger than +-{one.visible_percent:.0f} %{more}", _DOUBT)

@@ -73,7 +73,7 @@ def compose(store: Store, settings: Settings, now: datetime) -> Digest:
     )
     shown = proposed[:MOST]
     shown_ids = {compared.id for one in shown for compared in one.comparisons}
-    told = tuple(_tell(store, one, since) for one in shown)
+    told = tuple(_tell(store, settings, one, since) for one in shown)
     changes = impact.changes(store)
     names = {(one.shipped, subject): one.name for one in changes for subject in one.subjects or settings.subjects}
     opened = tuple(
@@ -158,10 +158,10 @@ def _strength(one: Candidate) -> tuple[int, int, float, float]:
     return int(not claimed), _GRADES.index(one.grade), 1.0 if head.p is None else head.p, -size
 
 
-def _tell(store: Store, one: Candidate, since: int) -> Told:
+def _tell(store: Store, settings: Settings, one: Candidate, since: int) -> Told:
     from harvester import impact
 
-    picture = impact.picture(store, one.headline)
+    picture = impact.picture(store, settings, one.headline)
     return Told(
         candidate=one,
         short=_short(one.headline),

@@ -319,7 +319,7 @@ def test_a_change_of_the_rule_or_of_a_part_is_a_new_definition():
         (Rule("x", Operation.RATIO, (Part("runs", "total"), Part("deploys")), unit="minutes/deploy"), [RUNS, DEPLOYS], "seconds/deploy"),
         (Rule("x", Operation.ONSETS, (Part("calls"),), threshold=1.0), [CALLS], "onsets takes a level or a ratio"),
         (Rule("x", Operation.SHARE_UNDER, (Part("nodes"),), bound=1.0), [NODES], "takes a distribution"),
-        (Rule("x", Operation.SHARE_UNDER, (Part("logged"),), bound=1.0), [LOGGED], "no share of all"),
+        (Rule("x", Operation.SHARE_UNDER, (Part("logged"),), bound=1.0), [LOGGED], "holds only what took 0.25 seconds or longer"),
         (Rule("x", Operation.FOLLOWED_BY, (Part("deploys"), Part("runs"))), [DEPLOYS, RUNS], "how soon"),
     ],
 )
