@@ -43,6 +43,7 @@ class MetricSpec(BaseModel):
         exact: Known exactly: stated, not tested.
         family: Which noise it shares with others.
         step_seconds: Distance of samples, or length of an interval.
+        context: Metrics it is misread without: of a latency, its request rate and error ratio.
         help: What it means, in a sentence.
     """
 
@@ -66,6 +67,7 @@ class MetricSpec(BaseModel):
     exact: bool = False
     family: str = ""
     step_seconds: int = Field(default=60, gt=0)
+    context: tuple[str, ...] = ()
     help: str = ""
 
     @model_validator(mode="after")
@@ -138,6 +140,7 @@ class MetricSpec(BaseModel):
             statistics=self.statistics,
             exact=self.exact,
             family=self.family,
+            context=self.context,
         )
 
 
