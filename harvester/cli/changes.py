@@ -243,25 +243,23 @@ def _uncovered(
                 "days_covered": covered.milliseconds / DAY,
                 "days": window.milliseconds / DAY,
                 "gaps": [{"start": to_datetime(a).isoformat(), "end": to_datetime(b).isoformat()} for a, b in gaps],
-                "text": _uncovered_text(of or source, covered, window, gaps, kept[1] if kept else ""),
+                "text": _uncovered_text(of or source, covered, window, kept[1] if kept else ""),
             }
         )
     return found
 
 
-def _uncovered_text(
-    name: str, covered: Window, window: Window, gaps: Sequence[tuple[int, int]], kept: str
-) -> str:
+def _uncovered_text(name: str, covered: Window, window: Window, kept: str) -> str:
+    from harvester.store.coverage import coverage_sentence
+
     if not covered:
         return f"{name}: nothing of the window is proven complete"
-    told = ", ".join(figures.span(*one) for one in sorted(gaps, key=lambda span: span[0] - span[1])[:_MOST_GAPS])
-    more = f" and {len(gaps) - _MOST_GAPS} shorter" if len(gaps) > _MOST_GAPS else ""
-    share = f"{covered.milliseconds / DAY:.1f} of {window.milliseconds / DAY:.0f} days covered"
     late = covered.start >= window.start + DAY
     held = f" holds readings since {figures.date(covered.start)} only" if late else ""
     retention = f" (retention {kept})" if late and kept else ""
-    missing = f"; {'gaps' if len(gaps) > 1 else 'gap'}: {told}{more}" if gaps else ""
-    return f"{name}{held}{retention}: {share}{missing}"
+    share = f"{covered.milliseconds / DAY:.1f} of {window.milliseconds / DAY:.0f} days covered"
+    gaps = coverage_sentence(covered, Window.of(covered.start, window.end), most=_MOST_GAPS).partition(", ")[2]
+    return f"{name}{held}{retention}: {share}" + (f"; {gaps}" if gaps else "")
 
 
 def change_data(change: Change) -> dict[str, Any]:

@@ -152,7 +152,8 @@ def _refuse_alias(run: Run, store: Store, one: Alias, told: Sequence[Alias]) -> 
     if one.old not in names | labels:
         near = difflib.get_close_matches(one.old, names | labels, 3, 0.5)
         as_labels = [label for label in labels if label.partition("=")[2] == one.old]
-        hint = f"did you mean {' or '.join([*as_labels, *near][:3])}?" if near or as_labels else "harvest metrics"
+        meant = list(dict.fromkeys([*as_labels, *near]))[:3]
+        hint = f"did you mean {' or '.join(meant)}?" if meant else "harvest metrics lists what there is"
         raise UsageError("join", str(one), f"nothing is stored under the name {one.old}", hint=hint)
 
 
