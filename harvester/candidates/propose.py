@@ -28,7 +28,8 @@ _LOAD_MOVED = 20.0
 
 # The strongest doubt first; what is not listed stands in the middle, in the differ's order.
 _DOUBTS = (
-    "later", "disagreement", "outage_in_baseline", "count_with_load", "cause", "load_moved", "regression_to_the_mean",
+    "later", "disagreement", "errors_rose", "outage_in_baseline", "count_with_load", "cause", "traffic_moved",
+    "load_moved", "joined", "regression_to_the_mean",
     "gaps", "above_last_bucket", "expected_not_seen", "short", "retrospective", "provisional", "drift_unseen", "wide",
     "sparse", "extremes", "first_bucket", "searched", "mean_alone", "own_figure",
 )  # fmt: skip
@@ -413,7 +414,8 @@ def _cause_caveat(causes: Sequence[Cause]) -> Caveat:
 
 def _load_caveats(one: Comparison, load: Sequence[Comparison], found: Sequence[Comparison]) -> list[Caveat]:
     """Say that the load moved, that a count fell with it, or that nothing is known of it."""
-    if word.is_load(one):
+    # What was read beside the series itself says it better than a sibling does.
+    if word.is_load(one) or any(doubt.code == "traffic_moved" for doubt in one.caveats):
         return []
     if not load:
         # Another subject's traffic says nothing of this one's.

@@ -121,3 +121,16 @@ def test_a_rise_of_errors_that_hardly_anybody_saw_is_not_mentioned(shop):
     ratios(shop, "error_ratio", 0.0001, 0.0009)
     live(shop, "checkout latency p95 lower")
     assert "errors_rose" not in doubts(shop, "latency", "p95")[1]
+
+
+def test_a_candidate_says_once_that_its_traffic_moved_and_says_it_before_lesser_doubts(shop):
+    latencies(shop, SLOW, FAST, load_after=0.5)
+    counts(shop, "prom", "requests", 100.0, 50.0)
+    live(shop, "checkout latency p95 lower")
+    shop("candidates", "--json")
+    (one,) = json.loads(shop.out)["data"]["candidates"]
+    codes = [caveat["code"] for caveat in one["caveats"]]
+    assert codes[0] == "traffic_moved"
+    assert "load_moved" not in codes
+    shop("candidates")
+    assert "doubt: traffic fell from" in " ".join(shop.out.split())
