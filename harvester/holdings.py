@@ -240,8 +240,9 @@ class Holdings:
                     parts = tuple(_fitting(rule, members) for members in chosen)
                     metric = rule.metric(*(members[0].metric for members in parts))
                 except UnderivableError as e:
-                    said = f"{rule.name} of {subject.name}: {e.cause}" + (f"; {e.hint}" if e.hint else "")
-                    self._problems[said] = None
+                    if rule.name in self._settings.derived:
+                        said = f"{rule.name} of {subject.name}: {e.cause}" + (f"; {e.hint}" if e.hint else "")
+                        self._problems[said] = None
                     continue
                 labels = labels_of({**dict(_labels_of(subject)), **dict(zip(rule.by, values, strict=True))})
                 yield Series(SOURCE, metric, labels), _Derivation(rule, parts)
@@ -270,7 +271,7 @@ class Holdings:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """Why a derived metric could not be made of what is stored, one sentence each."""
+        """Why a derived metric of the settings file could not be made of what is stored, one sentence each."""
         _ = self._derived
         return tuple(self._problems)
 

@@ -328,14 +328,14 @@ class Settings(BaseSettings):
                     raise UnderivableError("a source yields a metric of that name", "choose another name")
                 of = [metric for metric in parts if metric is not None]
                 if len(of) < len(parts):
-                    if name not in self.derived:
-                        continue  # the pack serves sources that collect less, too
                     missing = rule.parts[parts.index(None)]
                     near = difflib.get_close_matches(missing.metric, names, 2)
                     hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(names[:12])}"
                     raise UnderivableError(f"no source yields a metric {missing.metric}", hint)
                 found[name] = rule, rule.metric(*of)
             except UnderivableError as e:
+                if name not in self.derived:
+                    continue  # the pack serves those who collect less, or otherwise, too
                 raise ConfigError("derive", self._where(("derived", name)), e.cause, hint=e.hint) from e
         return found
 

@@ -190,6 +190,24 @@ lasting = "10m"
         assert first.coverage == Window.of(T - DAY, T)
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_what_a_pack_offers_in_vain_is_not_complained_of(shop, monkeypatch, own):
+    rule = '[derived.odd]\noperation = "share_under"\nof = "latency"\nbound = 0.3\n'
+    text = shop.config.read_text()
+    if own:
+        text += rule
+    else:
+        packed = {"metrics": [], "derived": {"odd": {"operation": "share_under", "of": "latency", "bound": 0.3}}}
+        monkeypatch.setattr("harvester.settings.pack", lambda _name: packed)
+        text = text.replace('timeout = "2s"', 'timeout = "2s"\npacks = ["http"]', 1)
+    shop.config.write_text(text)
+    latencies(shop, (0.5, 0.42, 0.05, 0.02, 0.01), (0.9, 0.096, 0.002, 0.001, 0.001))
+    with shop.store() as store:
+        holdings = Holdings(store, load(shop.config))
+        assert "odd" in load(shop.config).rules
+        assert bool(holdings.problems) is own
+
+
 def test_many_series_of_a_count_are_summed(shop):
     for table, number in (("a", 700.0), ("b", 1000.0)):
         counts(shop, "database", "calls", number, number, labels={"table": table})

@@ -71,7 +71,7 @@ above = 0.05
 lasting = "2m"
 """,
     )
-    assert list(found.rules) == ["queries_per_request", "cost", "fast_requests", "faults"]
+    assert {"queries_per_request", "cost", "fast_requests", "faults"} <= set(found.rules)
     rule, metric = found.rules["queries_per_request"], found.metrics["queries_per_request"]
     assert rule.parts == (Part("calls"), Part("latency", "count", "prom"))
     assert (metric.shape, metric.unit, metric.better, metric.step_seconds) == (
@@ -91,12 +91,14 @@ def test_a_pack_may_bring_derived_metrics_that_the_file_overrides_and_that_may_l
             "fast": {"operation": "share_under", "of": "latency", "bound": 0.25},
             "slow": {"operation": "share_under", "of": "latency", "bound": 1.0},
             "elsewhere": {"operation": "share_under", "of": "not_collected", "bound": 1.0},
+            "otherwise": {"operation": "share_under", "of": "nodes", "bound": 1.0},
         }
-        return {**real(name), "derived": derived}
+        return {**real(name), "derived": derived} if name == "http" else real(name)
 
     monkeypatch.setattr(settings_module, "pack", pack)
     found = configured(tmp_path, '[derived.fast]\noperation = "share_under"\nof = "latency"\nbound = 0.1\n')
     assert {name: rule.bound for name, rule in found.rules.items()} == {"fast": 0.1, "slow": 1.0}
+    assert "elsewhere" not in found.metrics
 
 
 @pytest.mark.parametrize(
