@@ -345,6 +345,14 @@ class Holdings:
         raw = dict(zip(stored, self._read(stored, reach, frozen, settled), strict=True))
         return [self._held(one, window, raw) for one in series]
 
+    def covered(self, series: Sequence[Series], window: Window) -> list[Window]:
+        """Return what is proven of each series inside a window; what is stored as it is need not be read for that."""
+        made = [one for one in series if one in self._derived or one in self._before]
+        plain = [one for one in series if one not in made]
+        found = {one: proven & window for one, proven in zip(plain, self._store.coverages(plain), strict=True)}
+        found |= {one: held.coverage for one, held in zip(made, self.held(made, window), strict=True)}
+        return [found[one] for one in series]
+
     def _held(self, series: Series, window: Window, raw: Mapping[Series, Held]) -> Held:
         if series not in self._derived:
             held = self._joined(series, raw)
@@ -379,18 +387,19 @@ class Holdings:
     def _read(
         self, series: Sequence[Series], window: Window, frozen: FrozenCopy | None, settled: Window
     ) -> list[Held]:
-        read = self._store.read(series, window)
-        proven = self._store.coverages(series)
-        copied = {} if frozen is None else {_identity(one.series): one for one in frozen.readings}
-        covered = {} if frozen is None else {_identity(one): found for one, found in frozen.coverage.items()}
-        held = []
-        for one, readings, coverage in zip(series, read, proven, strict=True):
-            copy, then = copied.get(_identity(one)), covered.get(_identity(one), Window())
-            if copy is not None and not (coverage - then) & settled:
-                held.append(Held(replace(copy, series=one).within(window), then & window))
-            else:
-                held.append(Held(readings, coverage & window))
-        return held
+        proven = dict(zip(series, self._store.coverages(series), strict=True))
+        held: dict[Series, Held] = {}
+        if frozen is not None:
+            copied = {_identity(one.series): one for one in frozen.readings}
+            covered = {_identity(one): found for one, found in frozen.coverage.items()}
+            for one in series:
+                copy, then = copied.get(_identity(one)), covered.get(_identity(one), Window())
+                if copy is not None and not (proven[one] - then) & settled:
+                    held[one] = Held(replace(copy, series=one).within(window), then & window)
+        rest = [one for one in series if one not in held]
+        for one, readings in zip(rest, self._store.read(rest, window), strict=True):
+            held[one] = Held(readings, proven[one] & window)
+        return [held[one] for one in series]
 
 
 def _identity(series: Series) -> tuple[str, str, Labels, str]:

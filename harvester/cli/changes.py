@@ -182,7 +182,7 @@ def _baseline_data(run: Run, store: Store, change: Change, *, thorough: bool) ->
     window = Window.of(change.baseline_start, change.baseline_end)
     holdings = Holdings(store, run.settings)
     owned = holdings.series(subjects_of(change, run.settings))
-    proven = [one.coverage for one in holdings.held([one for _, one in owned], window)]
+    proven = holdings.covered([one for _, one in owned], window)
     covered = [one.share_of(window) for one in proven]
     asked = {(one.subject, one.metric) for one in change.expect}
     few = sum((subject.name, one.metric.name) in asked or not asked for subject, one in owned) <= MOST_AT_ONCE

@@ -115,22 +115,45 @@ def alias(
         if listing:
             if old is not None or remove or dry_run:
                 raise UsageError("list", "renames", "takes no other word", hint="harvest metrics alias --list")
-            return _say_aliases(run, store, told, told, as_json)
-        if old is None or new is None:
+            found = _joins(run, store, told, told)
+        elif old is None or new is None:
             raise UsageError("join", "metrics", "two names are needed", hint="harvest metrics alias OLD NEW")
-        one = Alias(old, new)
-        if remove:
-            if one not in told:
+        else:
+            one = Alias(old, new)
+            if remove and one not in told:
                 known = f"told are {'; '.join(map(str, told))}" if told else "none was told yet"
                 raise UsageError("take back", str(one), "was never told", hint=known)
-            if not dry_run:
+            if not remove:
+                _refuse_alias(run, store, one, told)
+            found = _joins(run, store, [one], told if remove else [*told, one])
+            if not dry_run and remove:
                 store.delete("alias", str(one))
-            return _say_aliases(run, store, [one], told, as_json, would=dry_run, removed=True)
-        _refuse_alias(run, store, one, told)
-        code = _say_aliases(run, store, [one], [*told, one], as_json, would=dry_run)
-        if not dry_run:
-            store.put("alias", str(one), {"old": old, "new": new, "told": run.at})
-    return code
+            elif not dry_run:
+                store.put("alias", str(one), {"old": old, "new": new, "told": run.at})
+    if as_json:
+        run.json("metrics", {"aliases": [_alias_data(one, joins) for one, joins in found]})
+        return OK
+    if not found:
+        run.print("no renames were told; harvest metrics alias OLD NEW")
+    done = "part" if remove else "join"
+    done = f"would {done}" if dry_run else f"{done}s"
+    for one, joins in found:
+        run.print(f"{one}: {done} {sum(not join.problem for join in joins)} series")
+        if not joins:
+            run.print(f"  nothing is stored yet that is called {one.new}; it is joined as soon as there is")
+        for join in joins:
+            run.wrapped(_join_text(join), "  ", "    ")
+    return OK
+
+
+def _joins(
+    run: Run, store: Store, wanted: Sequence[Alias], told: Sequence[Alias]
+) -> list[tuple[Alias, list[Join]]]:
+    """Return which series each of some renames joins, and which it cannot, told together with others."""
+    from harvester.holdings import Holdings
+
+    joins = Holdings(store, run.settings, told).told_joins
+    return [(one, [join for join in joins if join.alias == one]) for one in wanted]
 
 
 def _refuse_alias(run: Run, store: Store, one: Alias, told: Sequence[Alias]) -> None:
@@ -155,38 +178,6 @@ def _refuse_alias(run: Run, store: Store, one: Alias, told: Sequence[Alias]) -> 
         meant = list(dict.fromkeys([*as_labels, *near]))[:3]
         hint = f"did you mean {' or '.join(meant)}?" if meant else "harvest metrics lists what there is"
         raise UsageError("join", str(one), f"nothing is stored under the name {one.old}", hint=hint)
-
-
-def _say_aliases(
-    run: Run,
-    store: Store,
-    wanted: Sequence[Alias],
-    told: Sequence[Alias],
-    as_json: bool,
-    *,
-    would: bool = False,
-    removed: bool = False,
-) -> int:
-    """Say of each rename which series it joins, when it is told together with the others."""
-    from harvester.holdings import Holdings
-
-    holdings = Holdings(store, run.settings, told)
-    found = [(one, [join for join in holdings.told_joins if join.alias == one]) for one in wanted]
-    if as_json:
-        run.json("metrics", {"aliases": [_alias_data(one, joins) for one, joins in found]})
-        return OK
-    if not found:
-        run.print("no renames were told; harvest metrics alias OLD NEW")
-    for one, joins in found:
-        good = sum(not join.problem for join in joins)
-        done = ("would be taken back" if removed else "would join") if would else "taken back" if removed else "joins"
-        what = f"{good} series" if not removed else f"{good} series are read apart"
-        run.print(f"{one}: {done} {what}" if not removed else f"{one}: {done}, {what}")
-        if not joins and not removed:
-            run.print(f"  nothing is stored yet that would be {one.new}; it is joined as soon as it is")
-        for join in joins if not removed else ():
-            run.wrapped(_join_text(join), "  ", "    ")
-    return OK
 
 
 def _join_text(join: Join) -> str:

@@ -222,7 +222,7 @@ def test_nothing_is_joined_before_the_new_name_is_stored(shop):
     at = steps(metric, since=SINCE, until=NOW)
     levels(shop, "old_response_time", stepped(at, 0.48, 0.24), at)
     assert shop("metrics", "alias", "old_response_time", "response_time") == OK
-    assert "joined as soon as it is" in " ".join(shop.out.split())
+    assert "joined as soon as there is" in " ".join(shop.out.split())
     live(shop)
     assert comparisons(shop)["old_response_time"]["verdict"] == "improved"
 
