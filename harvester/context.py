@@ -52,9 +52,14 @@ class Sides:
 
 
 def is_traffic(metric: Metric) -> bool:
-    """Tell whether a metric counts the work that arrives: observations, counts and rates neither good nor bad."""
+    """
+    Tell whether a metric counts the work that arrives: observations, counts and rates neither good nor bad.
+
+    A histogram with the source's own bounds counts every request; durations from a log may be the slow ones only, which
+    become fewer as they become faster.
+    """
     if metric.shape is Shape.DISTRIBUTION:
-        return True
+        return bool(metric.bounds)
     return metric.better is Better.NEITHER and (metric.shape is Shape.COUNT or metric.unit.endswith("/second"))
 
 
@@ -71,7 +76,7 @@ def caveats(
 
     Args:
         comparison: What was compared.
-        own: Its series; the observations of a distribution are its own traffic.
+        own: Its series; the observations of a histogram are its own traffic.
         context: Names of the metrics to read beside it, the first that tells first.
         others: What is held of these metrics of the same subject.
         windows: Before and after.
@@ -84,7 +89,7 @@ def caveats(
             named[one.series.metric.name].append(one)
     groups = [_alike(own.series.labels, group) for group in named.values() if group]
     traffic = [group for group in groups if is_traffic(group[0].series.metric)]
-    if own.series.metric.shape is Shape.DISTRIBUTION:
+    if own.series.metric.shape is Shape.DISTRIBUTION and is_traffic(own.series.metric):
         traffic.insert(0, [own])
     errors = [group for group in groups if is_errors(group[0].series.metric)]
     found = []

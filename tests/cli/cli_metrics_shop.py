@@ -183,10 +183,16 @@ def ratios(shop: Shop, name: str, before: float, after: float) -> None:
 
 
 def latencies(
-    shop: Shop, before: Sequence[float], after: Sequence[float], *, load_after: float = 1.0, context: Sequence[str] = ()
+    shop: Shop,
+    before: Sequence[float],
+    after: Sequence[float],
+    *,
+    load_after: float = 1.0,
+    context: Sequence[str] = (),
+    bounds: Sequence[float] = BOUNDS,
 ) -> None:
     """Store a histogram whose shares in the five buckets change when the change goes live."""
-    metric = definition(shop, "prom", "latency", bounds=BOUNDS, context=tuple(context))
+    metric = definition(shop, "prom", "latency", bounds=tuple(bounds), context=tuple(context))
     at = steps(metric)
     load_ = stepped(at, 1000.0, 1000.0 * load_after)
     shares = np.where((at < T)[:, None], np.asarray(before)[None, :], np.asarray(after)[None, :])

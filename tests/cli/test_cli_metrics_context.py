@@ -134,3 +134,9 @@ def test_a_candidate_says_once_that_its_traffic_moved_and_says_it_before_lesser_
     assert "load_moved" not in codes
     shop("candidates")
     assert "doubt: traffic fell from" in " ".join(shop.out.split())
+
+
+def test_durations_of_a_log_that_holds_the_slow_ones_only_are_no_traffic(shop):
+    latencies(shop, SLOW, FAST, load_after=0.5, bounds=())
+    live(shop, "checkout latency p95 lower")
+    assert "traffic_moved" not in doubts(shop, "latency", "p95")[1]
