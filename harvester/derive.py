@@ -184,12 +184,15 @@ class Rule:
 
     def reach(self, window: Window, step: int) -> Window:
         """
-        Return the window over which readings are needed to know what happened in a window, in steps of milliseconds.
+        Return the window over which readings are needed to know what happened in a window, in whole steps.
 
-        What begins has not been before, so that one step more is needed; what follows takes its time.
+        What begins has not been before, so that one step more is needed; what follows takes its time. An interval that
+        lies across the window's edge is known as a whole or not at all.
         """
-        lead = step if self.operation is Operation.ONSETS else 0
-        return Window(tuple((start - lead, end + self.seconds * SECOND) for start, end in window.spans))
+        lead, tail = step if self.operation is Operation.ONSETS else 0, self.seconds * SECOND
+        return Window(
+            tuple((start // step * step - lead, -(-end // step) * step + tail) for start, end in window.spans)
+        )
 
     def metric(self, *of: Metric) -> Metric:
         """

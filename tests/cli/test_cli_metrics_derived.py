@@ -222,3 +222,36 @@ def test_a_rule_that_cannot_be_stops_every_command_with_its_line(shop):
         load(shop.config)
     shop("metrics")
     assert "did you mean calls?" in shop.err
+
+
+def test_labels_in_common_tell_series_apart_and_what_has_no_counterpart_is_not_made(shop):
+    shop.config.write_text(shop.config.read_text().replace('denominator = "requests"', 'denominator = "requests"\nby = ["route"]'))
+    for route, number in (("/a", 200.0), ("/b", 900.0), ("/c", 500.0)):
+        counts(shop, "database", "calls", number, number, labels={"route": route, "table": "t"})
+    for route in ("/a", "/b", "/d"):
+        counts(shop, "prom", "requests", 100.0, 100.0, labels={"route": route}, seed=2)
+    live(shop)
+    shop("diff", "index", "--json")
+    found = {
+        one["labels"]["route"]: one["before"]["value"]
+        for one in json.loads(shop.out)["data"]["comparisons"]
+        if one["metric"] == "queries_per_request"
+    }
+    assert found == {"/a": pytest.approx(2.0, rel=0.01), "/b": pytest.approx(9.0, rel=0.01)}
+
+
+def test_a_subject_known_by_its_database_only_owns_what_is_derived_for_it(shop):
+    more = '[subjects.orders]\ndatabase = "orders"\n'
+    more += '[derived.slow_spells]\noperation = "onsets"\nof = "response_time"\nabove = 0.4\n'
+    cli_metrics_shop.equip(shop, more)
+    metric = definition(shop, "prom", "response_time")
+    at = steps(metric)
+    series = cli_metrics_shop.Series("prom", metric, (("database", "orders"),))
+    cli_metrics_shop.store(shop, cli_metrics_shop.Level(series, at, stepped(at, 0.3, 0.3)))
+    with shop.store() as store:
+        settings = load(shop.config)
+        (orders,) = (one for one in settings.subject_list if one.name == "orders")
+        ((_, stored), (_, made)) = Holdings(store, settings).series([orders])
+        assert made.metric.name == "slow_spells"
+        assert orders.owns(made)
+        assert Holdings(store, settings).made_of([made]) == [stored]

@@ -327,3 +327,13 @@ def test_what_cannot_be_done_is_refused_by_name(rule, of, said):
     with pytest.raises(UnderivableError, match=said) as refused:
         rule.metric(*of)
     assert refused.value.cause
+
+
+def test_an_interval_across_the_edge_of_a_window_is_proven_and_not_counted_in_part():
+    calls, requests = counts(CALLS, np.ones(1440), MINUTE), counts(REQUESTS, np.ones(288), 5 * MINUTE)
+    window = Window.of(T + 62 * MINUTE, T + 123 * MINUTE)
+    reach = QPR.reach(window, 5 * MINUTE)
+    assert reach == Window.of(T + 60 * MINUTE, T + 125 * MINUTE)
+    found = made(QPR, Held(calls.within(reach), reach), Held(requests.within(reach), reach), window=window)
+    assert found.coverage == window
+    assert found.readings.at[[0, -1]].tolist() == [T + 65 * MINUTE, T + 115 * MINUTE]
