@@ -27,8 +27,10 @@ from prometheus_server import running_prometheus, version_of, write_blocks
 from connectors.prometheus import Prometheus
 from harvester.catalog import pack, pack_names
 from harvester.connector import Batch
+from harvester.derive import SOURCE, Held, derive
 from harvester.errors import ConnectorError
-from harvester.readings import DAY, HOUR, MINUTE, Counts, Distribution, Level, Ratio, Subject, Window
+from harvester.readings import DAY, HOUR, MINUTE, Counts, Distribution, Level, Ratio, Series, Subject, Window
+from harvester.settings import DerivedSection
 
 pytestmark = [
     pytest.mark.integration,
@@ -511,28 +513,55 @@ EXPORTERS = Path(__file__).parents[1] / "connectors" / "prometheus" / "exporters
 
 EXPECTED = {
     "availability": 0.5, "instances": 2, "probe_availability": 1, "probe_duration": 0.2, "certificate_days_left": 1_799_107_200,
-    "latency": {"http": 4.5 / 24, "http_micrometer": 1.55 / 11, "http_otel": 1.55 / 11},
-    "error_ratio": {"http": 2 / 24, "http_micrometer": 1 / 11, "http_otel": 1 / 11},
-    "request_rate": {"http": 24 / 15, "http_micrometer": 11 / 15, "http_otel": 11 / 15},
-    "requests": 96, "gateway_timeouts": 4, "throttled_requests": 8, "response_size": 1250,
-    "grpc_latency": 0.1, "grpc_error_ratio": 0.1, "grpc_request_rate": 10 / 15, "grpc_deadline_exceeded": 4,
-    "mesh_latency": 0.09, "mesh_error_ratio": 0.1, "mesh_request_rate": 10 / 15, "mutual_tls_share": 0.9,
-    "ingress_latency": 0.2, "ingress_error_ratio": 0.1, "ingress_request_rate": 10 / 15,
-    "proxy_latency": 0.2, "proxy_error_ratio": 0.1, "proxy_request_rate": 10 / 15,
+    "latency": {
+        "http": 4.5 / 24, "http_micrometer": 3.57 / 14, "http_otel": 3.52 / 13, "http_otel_old": 0.124, "http_otel_plain": 0.3,
+    },
+    "error_ratio": {
+        "http": 2 / 24, "http_micrometer": 2 / 14, "http_otel": 1 / 13, "http_otel_old": 0.1, "http_otel_plain": 0.2,
+    },
+    "request_rate": {
+        "http": 24 / 15, "http_micrometer": 14 / 15, "http_otel": 13 / 15, "http_otel_old": 10 / 15, "http_otel_plain": 5 / 15,
+    },
+    "fast_requests": {
+        "http": 18 / 24, "http_micrometer": 12 / 14, "http_otel": 11 / 13, "http_otel_old": 0.8, "http_otel_plain": 0.6,
+    },
+    "served_ratio": {"http_more": 22 / 24, "http_micrometer_more": 12 / 14, "http_otel_more": 12 / 13},
+    "requests": {"http_more": 96, "http_micrometer_more": 56, "http_otel_more": 52},
+    "gateway_timeouts": 4, "throttled_requests": 8, "response_size": {"http_more": 1250, "http_otel_more": 2000}, "active_requests": 4,
+    "grpc_latency": {"grpc": 0.1, "grpc_otel": 0.3505, "grpc_otel_old": 0.191},
+    "grpc_error_ratio": {"grpc": 0.1, "grpc_otel": 0.15, "grpc_otel_old": 0.05},
+    "grpc_request_rate": {"grpc": 10 / 15, "grpc_otel": 20 / 15, "grpc_otel_old": 40 / 15},
+    "grpc_deadline_exceeded": {"grpc": 4, "grpc_otel": 8, "grpc_otel_old": 4},
+    "grpc_fast_calls": {"grpc": 0.9, "grpc_otel": 0.85, "grpc_otel_old": 33 / 40},
+    "mesh_latency": 0.09, "mesh_error_ratio": 0.1, "mesh_request_rate": 10 / 15, "mutual_tls_share": 0.9, "mesh_fast_requests": 0.9,
+    "ingress_latency": 0.2, "ingress_error_ratio": 0.1, "ingress_request_rate": 10 / 15, "ingress_fast_requests": 0.8,
+    "proxy_latency": 0.2, "proxy_error_ratio": 0.1, "proxy_request_rate": 10 / 15, "proxy_fast_requests": 0.7,
+    "upstream_latency": 0.12, "upstream_error_ratio": 0.05, "upstream_request_rate": 20 / 15, "upstream_timeouts": 4,
+    "upstream_overflows": 8, "upstream_fast_requests": 0.85,
     "cpu": 0.2, "memory": 2e8, "open_files": 31, "go_heap": 1e8, "goroutines": 40, "gc_longest_pause": 0.002,
     "node_cpu": 0.2, "node_memory": 0.75, "node_load": 0.5, "disk_busy": 0.1, "disk_free": 0.2, "network_received": 1000,
     "network_sent": 2000, "tcp_connections": 120, "container_cpu": 0.4, "container_memory": 3e8, "cpu_throttled": 0.1,
-    "jvm_heap": 1e8, "jvm_gc_time": 0.002, "jvm_gc_pauses": 4, "jvm_threads": 52,
+    "out_of_memory_kills": 4, "cpu_of_requested": 0.8, "memory_of_requested": 0.6,
+    "jvm_heap": {"jvm": 1e8, "jvm_client": 1e8, "jvm_otel": 2e8}, "jvm_gc_time": {"jvm": 0.002, "jvm_client": 0.004, "jvm_otel": 0.006},
+    "jvm_gc_pauses": {"jvm": 4, "jvm_client": 8, "jvm_otel": 12}, "jvm_threads": {"jvm": 52, "jvm_client": 31, "jvm_otel": 23},
     "redis_hit_ratio": 0.94, "redis_evictions": 8, "redis_memory": 5e7, "redis_clients": 12, "redis_command_load": 0.01,
+    "redis_command_rate": 10, "redis_command_time": 0.001,
     "memcached_hit_ratio": 0.9, "memcached_evictions": 8, "memcached_memory": 5e7, "cache_hit_ratio": 0.9, "cache_evictions": 4,
-    "consumer_lag": 42, "consumed_rate": 10, "queue_ready": 7, "queue_unacknowledged": 2, "sqs_visible": 11, "sqs_oldest": 90,
+    "consumer_lag": 42, "consumed_rate": 10, "produced_rate": 20, "under_replicated_partitions": 1,
+    "queue_ready": {"rabbitmq": 7, "rabbitmq_detailed": 17}, "queue_unacknowledged": {"rabbitmq": 2, "rabbitmq_detailed": 5},
+    "queue_consumers": 3, "sqs_visible": 11, "sqs_oldest": 90,
     "database_connections": 20, "database_transactions": 100 / 15, "rollback_ratio": 0.01, "buffer_hit_ratio": 0.99,
-    "rows_fetched": 100, "deadlocks": 4, "replication_lag": 0.4, "pool_server_connections": 6, "pool_waiting_clients": 1,
-    "pool_active": 5, "pool_pending": 0, "connections_opened": 8, "pool_timeouts": 4,
-    "job_duration": 300, "failed_jobs": 1, "since_success": -1_767_571_200, "since_push": -1_767_571_200,
+    "rows_fetched": 100, "deadlocks": 4, "connection_slots_used": 0.2, "replication_lag": 0.4, "capture_lag": 1.5,
+    "rds_cpu": 0.35, "rds_connections": 40, "rds_free_storage": 5e10, "rds_read_latency": 0.0005, "rds_reads": 250,
+    "pool_server_connections": 6, "pool_waiting_clients": 1, "pooled_query_rate": 2, "pooled_query_time": 0.02, "pool_wait": 0.01,
+    "pool_active": 5, "pool_pending": 0, "connections_opened": 8, "pool_timeouts": 4, "connection_wait": 0.002,
+    "connections_taken": 1, "pool_use": 0.5,
+    "job_duration": 300, "failed_jobs": 2, "since_success": -1_767_571_200, "since_push": -1_767_571_200,
     "replicas": 4, "replica_availability": 0.75, "container_restarts": 4, "killed_for_memory": 1, "autoscaler_replicas": 4,
-    "autoscaler_use": 0.4, "requested_cpu": 0.5, "requested_memory": 5e8, "nodes": 2, "node_cost": 0.24, "estimated_charges": 812.5,
-    "breaker_failures": 0.05, "breakers_open": 0, "breaker_rejections": 8, "rate_limited": 12,
+    "autoscaler_use": 0.4, "requested_cpu": 0.5, "requested_memory": 5e8, "nodes": 2, "node_cost": 0.24, "load_balancer_cost": 0.025,
+    "estimated_charges": 812.5,
+    "breaker_failures": 0.05, "breakers_open": 0, "breaker_rejections": 8, "rate_limited": 12, "rate_limited_globally": 8,
+    "retried_share": 0.1, "rate_limiter_waiting": 2,
 }
 """What the metrics of the packs are in that text: a level, a ratio, a count a minute, a histogram's mean; times absolute."""
 
@@ -579,8 +608,19 @@ def test_each_metric_of_a_pack_finds_what_its_exporter_prints(exporters, name):
         [one] = found[metric.name]
         assert one.series.labels == CHECKOUT.labels
         assert covered[metric.name].share_of(window) > 0.95 if metric.step_seconds < 3600 else covered[metric.name]
-        expected = EXPECTED[metric.name]
-        assert typical(one) == pytest.approx(expected[name] if isinstance(expected, dict) else expected, rel=0.001)
+        assert typical(one) == pytest.approx(expected(metric.name, name), rel=0.001)
+    for derived, table in pack(name).get("derived", {}).items():
+        rule = DerivedSection.model_validate(table).rule(derived)
+        [distribution] = found[rule.parts[0].metric]
+        series = Series(SOURCE, rule.metric(distribution.series.metric), CHECKOUT.labels)
+        made = derive(rule, series, [[Held(distribution, covered[rule.parts[0].metric])]], window)
+        assert made.coverage.share_of(window) > 0.95
+        assert typical(made.readings) == pytest.approx(expected(derived, name), rel=0.001)
+
+
+def expected(metric: str, name: str) -> float:
+    value = EXPECTED[metric]
+    return value[name] if isinstance(value, dict) else value
 
 
 def typical(one) -> float:

@@ -9,18 +9,26 @@ import pytest
 
 from connectors.prometheus import promql
 from harvester.catalog import config_folder, pack, pack_names
+from harvester.context import is_errors, is_traffic
 from harvester.errors import ConfigError
 from harvester.readings import STATISTICS, Better, Shape
 from harvester.settings import load
 
 PACKS = pack_names()
-ALTERNATIVES = {"http", "http_micrometer", "http_otel"}
-"""Packs that say the same of services instrumented in different ways; all others can be taken together."""
+ALTERNATIVES = (
+    ("http", "http_micrometer", "http_otel", "http_otel_old", "http_otel_plain"),
+    ("http_micrometer_more", "http_more", "http_otel_more"),
+    ("grpc", "grpc_otel", "grpc_otel_old"),
+    ("jvm", "jvm_client", "jvm_otel"),
+    ("rabbitmq_detailed", "rabbitmq"),
+)
+"""Packs that say the same of things instrumented in different ways; all others can be taken together."""
 
 UNITS = {
     "1", "seconds", "bytes", "bytes/second", "requests", "requests/second", "cores", "connections", "messages", "messages/second",
     "instances", "files", "threads", "goroutines", "pauses", "keys", "entries", "timeouts", "calls", "calls/second", "jobs", "pods",
     "restarts", "containers", "nodes", "USD", "USD/hour", "breakers", "days", "rows/second", "transactions/second", "deadlocks",
+    "kills", "commands/second", "partitions", "consumers", "queries/second", "connections/second", "reads/second",
 }
 FAMILIES = {
     "latency", "errors", "traffic", "saturation", "availability", "capacity", "cache", "queue", "database", "replication", "payload",
@@ -28,21 +36,25 @@ FAMILIES = {
 }
 
 
-def configured(folder: Path, *packs: str):
+def settings_of(folder: Path, *packs: str):
     file = folder / "harvester.toml"
     names = ", ".join(f'"{name}"' for name in packs)
     file.write_text(
         f'[subjects.checkout]\nprometheus = {{ service = "checkout" }}\n\n'
         f'[sources.prom]\nconnector = "prometheus"\nurl = "http://localhost:9090"\npacks = [{names}]\n'
     )
-    return load(file).connectors["prom"]
+    return load(file)
+
+
+def configured(folder: Path, *packs: str):
+    return settings_of(folder, *packs).connectors["prom"]
 
 
 def test_there_are_packs_for_what_engineers_speak_of():
     assert {
         "http", "http_micrometer", "http_otel", "grpc", "istio", "nginx_ingress", "traefik", "availability", "probe", "node", "container",
         "saturation", "jvm", "go", "redis", "memcached", "cache_micrometer", "kafka", "rabbitmq", "sqs", "postgres", "pgbouncer", "hikari",
-        "jobs", "kubernetes", "cost", "resilience",
+        "jobs", "kubernetes", "cost", "resilience", "http_otel_old", "http_otel_plain", "grpc_otel", "envoy", "jvm_client", "jvm_otel", "rds",
     } <= set(PACKS)
 
 
@@ -68,7 +80,7 @@ def test_each_metric_of_a_pack_has_a_unit_a_family_a_direction_and_a_sentence(na
         assert metric.family in FAMILIES
         assert spec["help"].endswith(".")
         assert set(metric.summaries) <= set(STATISTICS[metric.shape])
-        if metric.family in ("latency", "errors") and metric.name not in ("rate_limited", "throttled_requests"):
+        if metric.family in ("latency", "errors") and metric.name not in ("rate_limited", "rate_limited_globally", "throttled_requests"):
             assert metric.better is Better.LOWER
         if metric.family in ("availability", "cache"):
             assert metric.better is not Better.NEITHER
@@ -79,16 +91,50 @@ def test_each_metric_of_a_pack_has_a_unit_a_family_a_direction_and_a_sentence(na
 
 
 def test_packs_can_be_taken_together_unless_they_are_alternatives(tmp_path):
-    together = [name for name in PACKS if name not in ALTERNATIVES]
-    for chosen in ALTERNATIVES:
-        names = [metric.name for metric in configured(tmp_path, *together, chosen).definitions()]
+    together = [name for name in PACKS if not any(name in group for group in ALTERNATIVES)]
+    for index in range(max(map(len, ALTERNATIVES))):
+        file = settings_of(tmp_path, *together, *(group[index % len(group)] for group in ALTERNATIVES))
+        names = [metric.name for metric in file.connectors["prom"].definitions()]
         assert len(names) == len(set(names))
+        assert not set(names) & set(file.rules)
 
 
-def test_the_alternatives_measure_the_same():
-    said = [{(metric["name"], metric["shape"], metric.get("unit")) for metric in pack(name)["metrics"]} for name in sorted(ALTERNATIVES)]
-    assert said[0] == said[1] == said[2]
-    assert {name for name, _, _ in said[0]} == {"latency", "error_ratio", "request_rate"}
+@pytest.mark.parametrize("group", ALTERNATIVES, ids=lambda group: group[0])
+def test_alternatives_measure_the_same(group):
+    said = [
+        {(metric["name"], metric["shape"], metric.get("unit"), metric.get("better"), metric["family"]) for metric in pack(name)["metrics"]}
+        for name in group
+    ]
+    derived = [set(pack(name).get("derived", {})) for name in group]
+    assert all(one == derived[0] for one in derived)
+    if group[0] in ("http_micrometer_more", "rabbitmq_detailed"):  # the others know something more
+        assert all(said[0] <= one for one in said)
+    else:
+        assert all(one == said[0] for one in said)
+
+
+@pytest.mark.parametrize("name", PACKS)
+def test_what_a_metric_is_read_beside_is_in_its_pack_and_each_latency_has_some(name, tmp_path):
+    metrics = {one.name: one for one in configured(tmp_path, name).definitions()}
+    for metric in metrics.values():
+        assert set(metric.context) <= set(metrics)
+        if metric.family == "latency" and metric.name != "job_duration":
+            assert metric.context, f"{metric.name} is misread without its traffic"
+        if metric.family == "latency" and metric.shape is Shape.DISTRIBUTION:
+            rate, errors = (metrics[one] for one in metric.context)
+            assert is_traffic(rate)
+            assert is_errors(errors)
+
+
+@pytest.mark.parametrize("name", PACKS)
+def test_beside_each_latency_with_buckets_stands_the_share_under_one_of_them(name, tmp_path):
+    settings = settings_of(tmp_path, name)
+    latencies = {one.name for one in settings.connectors["prom"].definitions() if one.shape is Shape.DISTRIBUTION and one.family == "latency"}
+    assert latencies == {rule.parts[0].metric for rule in settings.rules.values()}
+    for derived in settings.rules:
+        metric = settings.metrics[derived]
+        assert (metric.shape, metric.better, metric.family) == (Shape.RATIO, Better.HIGHER, "latency")
+        assert pack(name)["derived"][derived]["help"].endswith(".")
 
 
 def test_two_alternatives_together_are_refused_with_a_way_out(tmp_path):
