@@ -1,8 +1,9 @@
 """
 The metric packs of ``config/metrics/``: ready-made metrics a source takes by name, ``packs = ["http"]``.
 
-A pack is a TOML file of ``[[metrics]]`` tables in the fields of its connector's metric specification, and a
-``description``. Inside an installed wheel the folder is ``harvester/_config``, in a checkout it is ``config/``.
+A pack is a TOML file of ``[[metrics]]`` tables in the fields of its connector's metric specification, of
+``[derived.NAME]`` tables as the settings have them, and a ``description``. Inside an installed wheel the folder is
+``harvester/_config``, in a checkout it is ``config/``.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def pack_names() -> list[str]:
 
 def pack(name: str) -> Mapping[str, Any]:
     """
-    Return one pack: ``description`` and ``metrics``, as they stand in its file.
+    Return one pack: ``description``, ``metrics`` and ``derived``, as they stand in its file.
 
     Raises:
         ConfigError: if there is no such pack.

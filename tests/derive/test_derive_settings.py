@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from harvester import settings as settings_module
+from harvester.catalog import pack, pack_names
 from harvester.derive import Operation, Part
 from harvester.errors import ConfigError
 from harvester.readings import Better, Shape
@@ -99,6 +100,12 @@ def test_a_pack_may_bring_derived_metrics_that_the_file_overrides_and_that_may_l
     found = configured(tmp_path, '[derived.fast]\noperation = "share_under"\nof = "latency"\nbound = 0.1\n')
     assert {name: rule.bound for name, rule in found.rules.items()} == {"fast": 0.1, "slow": 1.0}
     assert "elsewhere" not in found.metrics
+
+
+@pytest.mark.parametrize("name", pack_names())
+def test_what_a_pack_derives_can_be_made_of_what_it_collects(tmp_path, name):
+    (tmp_path / "harvester.toml").write_text(BASE.replace('packs = ["http"]', f'packs = ["{name}"]'))
+    assert set(load(tmp_path / "harvester.toml").rules) == set(pack(name).get("derived", {}))
 
 
 @pytest.mark.parametrize(
